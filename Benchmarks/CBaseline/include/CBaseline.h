@@ -1,0 +1,3 @@
+#ifndef CBASELINE_H
+#define CBASELINE_H
+#endif

@@ -1,0 +1,1 @@
+print("gmem-bench")

@@ -1,0 +1,62 @@
+#include "include/CTouch.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+
+// One touch at a time per thread; the handlers are process-wide.
+static __thread sigjmp_buf *volatile landing;
+static __thread struct ctouch_result *volatile report;
+static struct sigaction previous_bus, previous_segv;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void on_signal(int signal, siginfo_t *info, void *context) {
+    if (landing != NULL) {
+        report->signal = signal;
+        report->code = info->si_code;
+        report->address = (uint64_t)info->si_addr;
+        siglongjmp(*landing, 1);
+    }
+    struct sigaction *previous = signal == SIGBUS ? &previous_bus : &previous_segv;
+    if (previous->sa_flags & SA_SIGINFO) {
+        previous->sa_sigaction(signal, info, context);
+    } else {
+        // Default or ignore: put it back and let the instruction fault again under it.
+        sigaction(signal, previous, NULL);
+    }
+}
+
+static void install(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = on_signal;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    sigaction(SIGBUS, &action, &previous_bus);
+    sigaction(SIGSEGV, &action, &previous_segv);
+}
+
+static struct ctouch_result touch(volatile uint8_t *address, int write, uint8_t value) {
+    pthread_once(&once, install);
+    struct ctouch_result result;
+    memset(&result, 0, sizeof result);
+    sigjmp_buf here;
+    report = &result;
+    landing = &here;
+    if (sigsetjmp(here, 0) == 0) {
+        if (write)
+            *address = value;
+        else
+            *(volatile uint8_t *)&result.value = *address;
+    }
+    landing = NULL;
+    report = NULL;
+    return result;
+}
+
+struct ctouch_result ctouch_read(const volatile void *address) { return touch((volatile uint8_t *)address, 0, 0); }
+
+struct ctouch_result ctouch_write(volatile void *address, uint8_t value) {
+    return touch((volatile uint8_t *)address, 1, value);
+}

@@ -1,0 +1,33 @@
+/// Guest-physical bytes: a start and a length that cannot wrap unnoticed.
+///
+/// Any two numbers make a `GuestRange`, because guests hand over any two numbers: what an operation
+/// accepts, it checks and says.
+public struct GuestRange: Hashable, Sendable {
+    /// The first byte's guest-physical address (GPA).
+    public var address: UInt64
+    /// Bytes.
+    public var size: UInt64
+
+    public init(address: UInt64, size: UInt64) {
+        self.address = address
+        self.size = size
+    }
+
+    public init(_ range: Range<UInt64>) {
+        self.init(address: range.lowerBound, size: range.upperBound - range.lowerBound)
+    }
+
+    /// The address after the last byte, nil where that does not fit in 64 bits.
+    public var end: UInt64? {
+        let (end, overflow) = address.addingReportingOverflow(size)
+        return overflow ? nil : end
+    }
+}
+
+extension GuestRange: CustomStringConvertible {
+    /// Half-open, e.g. `0x1000..<0x3000`.
+    public var description: String {
+        guard let end else { return "\(hex(address)) + \(hex(size))" }
+        return "\(hex(address))..<\(hex(end))"
+    }
+}
