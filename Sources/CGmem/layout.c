@@ -1,5 +1,6 @@
 // Pins the own-named structures and numbers of include/ to the kernel's: first to the layout that the
 // kernel's source gives, then to the header of this build machine for as much as it knows.
+#define _GNU_SOURCE
 #include "include/CGmem.h"
 
 #include <errno.h>

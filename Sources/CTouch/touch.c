@@ -1,10 +1,14 @@
+#define _GNU_SOURCE
 #include "include/CTouch.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/uio.h>
 
 // One touch at a time per thread; the handlers are process-wide.
 static __thread sigjmp_buf *volatile landing;
@@ -59,4 +63,10 @@ struct ctouch_result ctouch_read(const volatile void *address) { return touch((v
 
 struct ctouch_result ctouch_write(volatile void *address, uint8_t value) {
     return touch((volatile uint8_t *)address, 1, value);
+}
+
+long ctouch_pin(int pipe_writing_end, void *page, unsigned long count) {
+    struct iovec part = {page, count};
+    long result = vmsplice(pipe_writing_end, &part, 1, 0);
+    return result < 0 ? -(long)errno : result;
 }

@@ -5,11 +5,8 @@
 #ifndef CGMEM_H
 #define CGMEM_H
 
-// For fallocate, memfd_create and SEEK_DATA; before the first header of libc.
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-
+// No _GNU_SOURCE here: a Swift file that imports Glibc too would see two different definitions of fd_set.
+// What libc hides without it is called by number.
 #include "cgmem_kvm.h"
 #include "cgmem_conversion.h"
 #include "cgmem_vcpu.h"

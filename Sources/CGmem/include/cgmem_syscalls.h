@@ -18,6 +18,21 @@
 
 #include "cgmem_memory.h"
 
+// libc's memory functions under names of our own: Swift sees them only through Glibc, which Embedded lacks.
+static inline void cgmem_copy(void *to, const void *from, size_t count) { memcpy(to, from, count); }
+static inline _Bool cgmem_differs(const void *a, const void *b, size_t count) { return memcmp(a, b, count) != 0; }
+
+static inline void cgmem_zero(void *to, size_t count) { memset(to, 0, count); }
+// Whether all of the bytes are 0: the first few, and then each equal to the one before it.
+static inline _Bool cgmem_is_zero(const void *bytes, size_t count) {
+    const unsigned char *b = (const unsigned char *)bytes;
+    size_t head = count < 16 ? count : 16;
+    for (size_t i = 0; i < head; i++)
+        if (b[i] != 0)
+            return 0;
+    return count == head || memcmp(b, b + 16, count - 16) == 0;
+}
+
 static inline long cgmem_result(long value) { return value < 0 ? -(long)errno : value; }
 
 static inline long cgmem_open(const char *path, int flags) { return cgmem_result(open(path, flags)); }
@@ -54,7 +69,7 @@ static inline long cgmem_madvise(unsigned long address, size_t length, int advic
 }
 
 static inline long cgmem_fallocate(int fd, int mode, int64_t offset, int64_t length) {
-    return cgmem_result(fallocate(fd, mode, offset, length));
+    return cgmem_result(syscall(SYS_fallocate, fd, mode, offset, length));
 }
 
 static inline long cgmem_ftruncate(int fd, int64_t length) { return cgmem_result(ftruncate(fd, length)); }
@@ -81,7 +96,7 @@ static inline long cgmem_fstat(int fd, struct cgmem_stat *out) {
 }
 
 static inline long cgmem_memfd_create(const char *name, unsigned flags) {
-    return cgmem_result(memfd_create(name, flags));
+    return cgmem_result(syscall(SYS_memfd_create, name, flags));
 }
 
 // flags: O_CLOEXEC, O_NONBLOCK, UFFD_USER_MODE_ONLY.

@@ -65,6 +65,7 @@ static inline long cgmem_thread_start(struct cgmem_thread *t, cgmem_thread_body 
 
 static inline void cgmem_thread_join(struct cgmem_thread *t) { pthread_join(t->thread, NULL); }
 
-static inline int cgmem_thread_id(void) { return (int)syscall(SYS_gettid); }
+// A number that no other living thread has, never 0.
+static inline uint64_t cgmem_thread_self(void) { return (uint64_t)pthread_self(); }
 
 #endif

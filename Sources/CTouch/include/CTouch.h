@@ -1,4 +1,5 @@
-// Touches memory that may answer with a signal, and says which. For tools and tests only.
+// Touches memory that may answer with a signal, and says which; holds a page as a forgetful device would.
+// For tools and tests only.
 #ifndef CTOUCH_H
 #define CTOUCH_H
 
@@ -16,5 +17,9 @@ struct ctouch_result {
 struct ctouch_result ctouch_read(const volatile void *address);
 // Writes the byte.
 struct ctouch_result ctouch_write(volatile void *address, uint8_t value);
+
+// Puts the page into the pipe without copying (vmsplice): a real pin that lasts until the pipe is read or
+// closed. Returns the bytes that went in, or -errno.
+long ctouch_pin(int pipe_writing_end, void *page, unsigned long count);
 
 #endif
