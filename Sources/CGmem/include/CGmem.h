@@ -17,5 +17,6 @@
 #include "cgmem_memory.h"
 #include "cgmem_syscalls.h"
 #include "cgmem_threads.h"
+#include "cgmem_emulator.h"
 
 #endif
