@@ -1,5 +1,5 @@
 /// Who may touch a page.
-public enum Shareability: UInt8, Hashable, Sendable, CaseIterable {
+public enum Shareability: UInt8, BitwiseCopyable, Hashable, Sendable, CaseIterable {
     /// The guest only.
     case `private` = 0
     /// The guest and the host.
