@@ -14,5 +14,6 @@
 #include "cgmem_memory.h"
 #include "cgmem_syscalls.h"
 #include "cgmem_threads.h"
+#include "cgmem_emulator.h"
 
 #endif

@@ -23,6 +23,7 @@ public struct Errno: RawRepresentable, Hashable, Sendable {
     public static let invalid = Errno(22)
     public static let tooManyOpenFiles = Errno(24)
     public static let notTTY = Errno(25)
+    public static let fileTooBig = Errno(27)
     public static let noSpace = Errno(28)
     public static let illegalSeek = Errno(29)
     public static let deadlock = Errno(35)
