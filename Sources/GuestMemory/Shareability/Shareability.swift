@@ -1,5 +1,5 @@
 /// Who may touch a page.
-public enum Shareability: UInt8, BitwiseCopyable, Hashable, Sendable, CaseIterable {
+public enum Shareability: UInt8, BitwiseCopyable, Equatable, Sendable, CaseIterable {
     /// The guest only.
     case `private` = 0
     /// The guest and the host.

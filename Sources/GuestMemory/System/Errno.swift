@@ -1,7 +1,7 @@
 /// An error number of the kernel, as the positive value of `errno`.
 ///
 /// An own type, because Embedded Swift has no Glibc to import; `CGmem/layout.c` pins the numbers.
-public struct Errno: RawRepresentable, Hashable, Sendable {
+public struct Errno: RawRepresentable, Equatable, Sendable {
     public var rawValue: Int32
 
     public init(rawValue: Int32) { self.rawValue = rawValue }

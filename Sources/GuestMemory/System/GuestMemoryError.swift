@@ -1,7 +1,7 @@
 /// Why an operation was refused or failed. Nothing changed unless `outcome` says otherwise.
 public struct GuestMemoryError: Error, Sendable {
     /// What kind of failure. Stable: numbers are never reused, and new ones may be added.
-    public struct Code: RawRepresentable, Hashable, Sendable {
+    public struct Code: RawRepresentable, Equatable, Sendable {
         public var rawValue: Int32
         public init(rawValue: Int32) { self.rawValue = rawValue }
         private init(_ rawValue: Int32) { self.rawValue = rawValue }
