@@ -1,0 +1,156 @@
+import CGmem
+
+extension GuestMemory {
+    /// Leases a shared range under a name. Waits, at most `policy.deadline`, for a conversion of it to
+    /// private that is under way; throws `notShared` where a page is, or becomes, private.
+    ///
+    /// - Parameter range: bytes, page-aligned, all of it guest memory.
+    public func lease(
+        _ range: GuestRange, label: String, policy: ConversionPolicy = .vmm
+    ) throws(GuestMemoryError) -> SharedLease {
+        let end = try validate(range, "lease")
+        let claim = try beginAccess(range.address, end, "lease", label: label, thread: 0, policy)
+        return SharedLease(range, label, in: self, claim: claim)
+    }
+
+    /// Runs `body` on the host's view of a shared range, which stays shared meanwhile.
+    ///
+    /// The bytes belong to a guest that may write them at any moment: read each value once, and check
+    /// what was read, not what is there. The pointer is good inside `body` only.
+    ///
+    /// - Parameter range: bytes, not empty, within one region; need not be aligned.
+    public func withSharedBytes<Result>(
+        in range: GuestRange, label: String = "withSharedBytes", policy: ConversionPolicy = .vmm,
+        _ body: (UnsafeMutableRawBufferPointer) -> Result
+    ) throws(GuestMemoryError) -> Result {
+        guard let end = range.end, range.size != 0 else { throw badBytes(range, "withSharedBytes") }
+        guard let index = region(containing: range.address), end <= regions[index].end else {
+            throw GuestMemoryError(
+                .notGuestMemory, "withSharedBytes", .invalid, range: range, "the range is not within one region")
+        }
+        let claim = try beginAccess(range.address, end, "withSharedBytes", label: label, policy)
+        defer { endAccess(claim) }
+        let host = regions[index].hostAddress(range.address)
+        // SAFETY: the claim keeps every page of the range shared, and the view mapped, until body returns.
+        return unsafe body(
+            UnsafeMutableRawBufferPointer(
+                start: UnsafeMutableRawPointer(bitPattern: host), count: Int(range.size)))
+    }
+
+    /// Copies bytes into shared guest memory, over as many regions as they span. Throws `notShared`, with
+    /// nothing written, where a page is private.
+    public func write(_ bytes: Span<UInt8>, at address: UInt64) throws(GuestMemoryError) {
+        let range = GuestRange(address: address, size: UInt64(bytes.count))
+        // SAFETY: the pointer is used while the span is borrowed.
+        try unsafe bytes.withUnsafeBufferPointer { (source) throws(GuestMemoryError) in
+            try unsafe copy(range, "write") { host, offset, count in
+                unsafe cgmem_copy(host, source.baseAddress! + offset, count)
+            }
+        }
+    }
+
+    /// Copies shared guest memory out. Throws `notShared`, with nothing read, where a page is private.
+    public func read(into bytes: inout MutableSpan<UInt8>, at address: UInt64) throws(GuestMemoryError) {
+        let range = GuestRange(address: address, size: UInt64(bytes.count))
+        // SAFETY: the pointer is used while the span is borrowed.
+        try unsafe bytes.withUnsafeMutableBufferPointer { (target) throws(GuestMemoryError) in
+            try unsafe copy(range, "read") { host, offset, count in
+                unsafe cgmem_copy(target.baseAddress! + offset, host, count)
+            }
+        }
+    }
+
+    /// Copies `count` bytes of shared guest memory out.
+    public func read(_ count: Int, at address: UInt64) throws(GuestMemoryError) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        var span = bytes.mutableSpan
+        try read(into: &span, at: address)
+        return bytes
+    }
+
+    // MARK: -
+
+    /// Claims the bytes and hands them out region by region: where they are, how far into the copy, how many.
+    private func copy(
+        _ range: GuestRange, _ operation: StaticString,
+        _ body: (_ host: UnsafeMutableRawPointer, _ offset: Int, _ count: Int) -> Void
+    ) throws(GuestMemoryError) {
+        if range.size == 0 { return }
+        guard let end = range.end else { throw badBytes(range, operation) }
+        let first = range.address & ~pageMask
+        let (last, overflow) = end.addingReportingOverflow(pageMask)
+        if overflow { throw badBytes(range, operation) }
+        _ = try validate(GuestRange(address: first, size: last & ~pageMask - first), operation)
+        let claim = try beginAccess(range.address, end, operation, label: "", .vmm)
+        defer { endAccess(claim) }
+        var at = range.address
+        while let piece = nextPiece(at, end) {
+            let host = regions[piece.region].hostAddress(piece.start)
+            // SAFETY: mapped while the memory is open, and shared while the claim stands.
+            unsafe body(
+                UnsafeMutableRawPointer(bitPattern: host)!, Int(piece.start - range.address),
+                Int(piece.end - piece.start))
+            at = piece.end
+        }
+    }
+
+    private func beginAccess(
+        _ start: UInt64, _ end: UInt64, _ operation: StaticString, label: String,
+        thread: UInt64 = cgmem_thread_self(), _ policy: ConversionPolicy
+    ) throws(GuestMemoryError) -> UInt64 {
+        // The clock is read for leases alone: copies are over before anybody could ask for their age.
+        let since = thread == 0 ? system.now() : 0
+        var loop = RetryLoop(policy, on: system)
+        var refusals = 0
+        claims.lock.lock()
+        defer { claims.lock.unlock() }
+        while true {
+            try checkOpen(operation)
+            guard let holder = claims.first(overlapping: start, end, where: { $0 == .toPrivate }) else { break }
+            refusals += 1
+            if holder.thread == cgmem_thread_self() {
+                throw GuestMemoryError(
+                    .deadlock, "\(operation)", .deadlock, range: GuestRange(start..<end),
+                    "this thread is making \(hex(holder.start))..<\(hex(holder.end)) private")
+            }
+            do throws(RetryLoop.Failure) {
+                try loop.await(claims, refusals) {
+                    BusyPlace(address: holder.start, fileOffset: 0, leases: [])
+                }
+            } catch {
+                throw error.described("\(operation)", GuestRange(start..<end), elapsed: loop.elapsed)
+            }
+        }
+        try checkShared(start, end, operation)
+        return claims.add(.access, start, end, thread: thread, label: label, since: since)
+    }
+
+    private func endAccess(_ claim: UInt64) {
+        let wake = claims.lock.withLock { claims.remove(claim) }
+        if wake { claims.wakeWaiters() }
+    }
+
+    /// Under the lock: every page is shared. Whoever was let in may write, so the pages are pristine no more.
+    private func checkShared(_ start: UInt64, _ end: UInt64, _ operation: StaticString) throws(GuestMemoryError) {
+        let last = (end + pageMask) & ~pageMask
+        var at = start & ~pageMask
+        while let piece = nextPiece(at, last) {
+            let region = regions[piece.region]
+            let pages = region.pages(piece.start, piece.end)
+            if let run = region.file.ledger.nextRun(notIn: .shared, within: pages) {
+                let range = region.guestRange(run)
+                throw GuestMemoryError(
+                    .notShared, "\(operation)", .badAddress, range: range,
+                    "the page at \(hex(range.address)) is private to the guest: convert it to shared first")
+            }
+            region.file.isPristine = false
+            at = piece.end
+        }
+    }
+
+    private func badBytes(_ range: GuestRange, _ operation: StaticString) -> GuestMemoryError {
+        GuestMemoryError(
+            .badRange, "\(operation)", .invalid, range: range,
+            range.size == 0 ? "the range is empty" : "the range wraps around the end of the address space")
+    }
+}

@@ -1,0 +1,201 @@
+import CGmem
+
+/// A guest's memory, as its VMM holds it: guest-physical regions backed by guest_memfd files, a ledger of
+/// what is private and what is shared, and the operations that change it.
+///
+/// Create it (`create`), fill it (`populate`), convert ranges as the guest asks (`convert`), touch what is
+/// shared (`read`, `write`, `lease`, `withSharedBytes`), close it. All of it may be called from any thread.
+/// In a forked child every call throws `closed`: mappings and ledger are the parent's.
+public final class GuestMemory: @unchecked Sendable {
+    /// Who keeps the host out of private pages.
+    public let level: Level
+    /// How pages change their state.
+    public let method: ConversionMethod
+    public let virtualMachine: VirtualMachine
+    /// What the kernel was asked and answered before this memory was made.
+    public let capabilities: Capabilities
+
+    /// Sorted by address.
+    let regions: [Region]
+    let files: [MemoryFile]
+    let claims: Claims
+    let system: any SystemCalls
+    let pageMask: UInt64
+    /// Zeroed by the kernel in a forked child (MADV_WIPEONFORK).
+    private let parentMark: ZeroedMemory
+
+    /// Under the lock of `claims`.
+    var state = State.open
+    var counters = Statistics.Counters()
+
+    enum State { case open, poisoned, closed }
+
+    init(
+        virtualMachine: VirtualMachine, capabilities: Capabilities, level: Level, method: ConversionMethod,
+        regions: [Region], files: [MemoryFile]
+    ) throws(GuestMemoryError) {
+        self.virtualMachine = virtualMachine
+        self.capabilities = capabilities
+        self.level = level
+        self.method = method
+        self.regions = regions
+        self.files = files
+        self.system = virtualMachine.system
+        self.claims = Claims(on: virtualMachine.system)
+        self.pageMask = UInt64(virtualMachine.system.pageSize - 1)
+        guard let mark = ZeroedMemory(count: virtualMachine.system.pageSize) else {
+            throw GuestMemoryError(.noMemory, "mmap", .noMemory, "no address space is left")
+        }
+        // SAFETY: the page is ours and stays until we go.
+        unsafe mark.base.storeBytes(of: 1, as: UInt8.self)
+        _ = unsafe cgmem_madvise(UInt(bitPattern: mark.base), mark.count, CGMEM_MADV_WIPEONFORK)
+        self.parentMark = mark
+    }
+
+    /// A memory that nobody closed never waits: slots go, and whatever is still leased loses its mapping.
+    deinit {
+        if !isForked, state != .closed { dismantle() }
+    }
+
+    @inline(__always)
+    var isForked: Bool {
+        // SAFETY: the page is ours; the kernel alone ever changes it.
+        unsafe parentMark.base.load(as: UInt8.self) == 0
+    }
+
+    /// Bytes in a page of the host.
+    public var pageSize: Int { system.pageSize }
+
+    /// The regions, sorted by address.
+    public var regionInfos: [RegionInfo] { regions.map(\.info) }
+
+    // MARK: Finding the way from guest-physical addresses
+
+    /// The index of the region that holds the address.
+    @inline(__always)
+    func region(containing address: UInt64) -> Int? {
+        // A VMM has a handful of regions, and most addresses are in the first.
+        var low = 0
+        var high = regions.count
+        while low < high {
+            let middle = (low + high) / 2
+            if address < regions[middle].range.address {
+                high = middle
+            } else if address >= regions[middle].end {
+                low = middle + 1
+            } else {
+                return middle
+            }
+        }
+        return nil
+    }
+
+    /// Throws unless the range is aligned, not empty, does not wrap, and every page of it is guest memory
+    /// (with `holes: .skip`: at least one). Returns its end.
+    @inline(__always)
+    func validate(
+        _ range: GuestRange, _ operation: StaticString, holes: ConversionPolicy.Holes = .refuse
+    ) throws(GuestMemoryError) -> UInt64 {
+        guard (range.address | range.size) & pageMask == 0, range.size != 0, let end = range.end,
+            covers(range.address, end, holes)
+        else { throw invalid(range, operation, holes) }
+        return end
+    }
+
+    @inline(__always)
+    private func covers(_ start: UInt64, _ end: UInt64, _ holes: ConversionPolicy.Holes) -> Bool {
+        if let index = region(containing: start), end <= regions[index].end { return true }
+        return coversSlowly(start, end, holes)
+    }
+
+    @inline(never)
+    private func coversSlowly(_ start: UInt64, _ end: UInt64, _ holes: ConversionPolicy.Holes) -> Bool {
+        if holes == .skip { return regions.contains { $0.range.address < end && start < $0.end } }
+        var at = start
+        while at < end {
+            guard let index = region(containing: at) else { return false }
+            at = regions[index].end
+        }
+        return true
+    }
+
+    /// Says what is wrong with a range that `validate` refused.
+    @inline(never)
+    private func invalid(
+        _ range: GuestRange, _ operation: StaticString, _ holes: ConversionPolicy.Holes
+    ) -> GuestMemoryError {
+        if claims.lock.withLock({ state }) == .closed { return unusable(operation) }
+        let fault: (GuestMemoryError.Code, String)
+        if range.size == 0 {
+            fault = (.badRange, "the range is empty")
+        } else if (range.address | range.size) & pageMask != 0 {
+            fault = (.badRange, "address and size must be multiples of the page, \(pageSize) bytes")
+        } else if range.end == nil {
+            fault = (.badRange, "the range wraps around the end of the address space")
+        } else if holes == .skip {
+            fault = (.notGuestMemory, "no page of it belongs to a region: \(regionList)")
+        } else {
+            fault = (.notGuestMemory, "part of it belongs to no region: \(regionList)")
+        }
+        return GuestMemoryError(fault.0, "\(operation)", .invalid, range: range, fault.1)
+    }
+
+    private var regionList: String { regions.map { "\($0.range)" }.joined(separator: ", ") }
+
+    /// The pieces of a valid range, region by region, skipping what is no memory.
+    @inline(__always)
+    func nextPiece(_ at: UInt64, _ end: UInt64) -> (region: Int, start: UInt64, end: UInt64)? {
+        if at >= end { return nil }
+        if let index = region(containing: at) { return (index, at, min(end, regions[index].end)) }
+        for index in regions.indices where regions[index].range.address > at && regions[index].range.address < end {
+            return (index, regions[index].range.address, min(end, regions[index].end))
+        }
+        return nil
+    }
+
+    // MARK: State
+
+    /// Throws when the memory may not be used any more. Under the lock of `claims`.
+    @inline(__always)
+    func checkOpen(_ operation: StaticString) throws(GuestMemoryError) {
+        if state == .open, !isForked { return }
+        throw unusable(operation)
+    }
+
+    @inline(never)
+    private func unusable(_ operation: StaticString) -> GuestMemoryError {
+        if isForked {
+            return GuestMemoryError(
+                .closed, "\(operation)", nil,
+                "this is a forked child: the memory belongs to its parent, exec or create your own")
+        }
+        if state == .poisoned {
+            return GuestMemoryError(
+                .poisoned, "\(operation)", nil,
+                "undoing a failed conversion failed earlier: shut the guest down and close the memory")
+        }
+        return GuestMemoryError(.closed, "\(operation)", nil, "the memory was closed")
+    }
+
+    /// The state of the page that holds the guest-physical address, nil where no region is.
+    public func shareability(at address: UInt64) -> Shareability? {
+        guard let index = region(containing: address) else { return nil }
+        let page = regions[index].pages(address & ~pageMask, (address & ~pageMask) + pageMask + 1).start
+        return claims.lock.withLock { regions[index].file.ledger.state(ofPage: page) }
+    }
+
+    /// The largest mapping, in bytes, that guest-physical address `address` can be part of now: 1 GiB or
+    /// 2 MiB where address and file offset agree modulo that frame, the frame lies in the region whole,
+    /// and all of its pages are in one state; else a page. nil where no region is.
+    public func mappingSize(at address: UInt64) -> UInt64? {
+        guard let index = region(containing: address) else { return nil }
+        let region = regions[index]
+        for frame: UInt64 in [1 << 30, 1 << 21] where region.congruence >= frame {
+            let start = address & ~(frame - 1)
+            guard start >= region.range.address, region.end - start >= frame else { continue }
+            let pages = region.pages(start, start + frame)
+            if claims.lock.withLock({ region.file.ledger.uniformState(of: pages) }) != nil { return frame }
+        }
+        return pageMask + 1
+    }
+}

@@ -1,0 +1,116 @@
+import CGmem
+
+/// Makes files, mappings and ledgers, one region after the other.
+struct MemoryBuilder {
+    private let vm: VirtualMachine
+    private let capabilities: Capabilities
+    private let method: ConversionMethod
+    private var system: any SystemCalls { vm.system }
+    private(set) var regions: [Region] = []
+    private(set) var files: [MemoryFile] = []
+
+    init(_ vm: VirtualMachine, _ capabilities: Capabilities, _ method: ConversionMethod) {
+        self.vm = vm
+        self.capabilities = capabilities
+        self.method = method
+    }
+
+    mutating func add(_ request: RegionRequest, _ initially: Shareability) throws(GuestMemoryError) {
+        let file: MemoryFile
+        var fileOffset: UInt64 = 0
+        switch request.backing {
+        case .new:
+            // What guards protect must be shared for life; the state asked for is then made by guards.
+            let start = method == .guardPages ? Shareability.shared : initially
+            let (flags, state) = capabilities.creationFlags(for: start)
+            let gmem = try GuestMemfd.create(in: vm, size: request.range.size, flags: flags)
+            file = try open(gmem, state, isPristine: true)
+            files.append(file)
+            try set(file, PageRange(start: 0, count: file.ledger.pageCount), to: initially, request.range)
+        case .existing(let descriptor, let offset, let state):
+            fileOffset = offset
+            let gmem = try GuestMemfd.adopt(descriptor, atLeast: offset + request.range.size, on: system)
+            if let known = known(gmem) { file = known } else { file = try adopt(gmem) }
+            let region = Region(
+                range: request.range, end: request.range.address + request.range.size, slot: request.slot,
+                file: file, fileOffset: offset)
+            let pages = region.pages(request.range.address, region.end)
+            for other in regions where other.file === file {
+                if other.pages(other.range.address, other.end).overlaps(pages) {
+                    throw GuestMemoryError(
+                        .overlap, "GuestMemory.create", .exists, range: request.range,
+                        "it names the same pages of descriptor \(descriptor) as the region at \(other.range)")
+                }
+            }
+            try set(file, pages, to: state, request.range)
+        }
+        regions.append(
+            Region(
+                range: request.range, end: request.range.address + request.range.size, slot: request.slot,
+                file: file, fileOffset: fileOffset))
+    }
+
+    private func known(_ gmem: GuestMemfd) -> MemoryFile? {
+        let identity = gmem.identity
+        return files.first { $0.file.map { $0.identity == identity } ?? false }
+    }
+
+    /// Takes part in a file of the VMM's. What its ledger says of a region is made true by `set`.
+    private mutating func adopt(_ gmem: GuestMemfd) throws(GuestMemoryError) -> MemoryFile {
+        let file = try open(gmem, .shared, isPristine: false)
+        if method == .guardPages, file.probe(page: 0) != .shared {
+            throw GuestMemoryError(
+                .badDescriptor, "madvise(MADV_POPULATE_READ)", .badAddress,
+                "level process needs a file that is shared for life: create it with "
+                    + "GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED (Linux 6.18)")
+        }
+        files.append(file)
+        return file
+    }
+
+    private func open(
+        _ gmem: GuestMemfd, _ state: Shareability, isPristine: Bool
+    ) throws(GuestMemoryError) -> MemoryFile {
+        let hostView = try gmem.map()
+        hostView.keepFromChildrenAndDumps()
+        var guestView: FileMapping?
+        if method == .guardPages {
+            let view = try gmem.map()
+            view.keepFromChildrenAndDumps()
+            guestView = consume view
+        }
+        let pageSize = system.pageSize
+        guard
+            let ledger = ShareabilityMap(
+                pageCount: Int(gmem.size) / pageSize, pageSize: pageSize, initially: state)
+        else {
+            throw GuestMemoryError(
+                .noMemory, "mmap", .noMemory, "no address space is left for the ledger: raise RLIMIT_AS")
+        }
+        let converter = FileConverter(
+            method: method, descriptor: gmem.descriptor, hostView: hostView.address,
+            pageShift: pageSize.trailingZeroBitCount, system: system)
+        return MemoryFile(
+            gmem, converter: converter, hostView: hostView, guestView: guestView, ledger: ledger,
+            isPristine: isPristine)
+    }
+
+    /// "Set all to X": where the ledger's word is not yet the kernel's, or not the one asked for.
+    private func set(
+        _ file: MemoryFile, _ pages: PageRange, to state: Shareability, _ range: GuestRange
+    ) throws(GuestMemoryError) {
+        if file.isPristine, file.ledger.uniformState(of: pages) == state { return }
+        var loop = RetryLoop(.vmm, on: system)
+        do throws(RetryLoop.Failure) {
+            try loop.convert(pages, to: state, by: file.converter) { page in
+                BusyPlace(address: 0, fileOffset: UInt64(page * system.pageSize), leases: [])
+            }
+        } catch {
+            var failure = error.described(
+                "\(method.call(to: state))", range, elapsed: loop.elapsed)
+            failure.message += ". Setting the region to its first state is what failed"
+            throw failure
+        }
+        file.ledger.set(pages, to: state)
+    }
+}

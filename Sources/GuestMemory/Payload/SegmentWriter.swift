@@ -1,0 +1,147 @@
+import CGmem
+
+/// Writes payload segments into mapped, shared guest memory. Knows nothing of regions or conversions.
+struct SegmentWriter: Sendable {
+    /// One piece of work: bytes of one segment, and where they go in this process.
+    struct Chunk {
+        var segment: PayloadSegment
+        var host: UInt
+    }
+
+    let system: any SystemCalls
+    /// Leave pages alone that would get nothing but zeros: they are unallocated, and read as zeros.
+    let skipsZeroPages: Bool
+    /// Compare everything with its source after it was written.
+    let verifies: Bool
+
+    private var pageSize: Int { system.pageSize }
+
+    /// Bytes that are mapped and then copied in one go: enough to make the call cheap, and little enough
+    /// to find the page tables, and the zeroed pages, in the cache.
+    static var step: Int { 256 << 10 }
+
+    func write(_ chunk: Chunk) throws(GuestMemoryError) {
+        let count = Int(chunk.segment.range.size)
+        var done = 0
+        while done < count {
+            // Steps end where the memory's own steps do, so that pages are not cut.
+            let length = min(count - done, Self.step - Int(chunk.host + UInt(done)) % Self.step)
+            try step(chunk.segment.part(UInt64(done), UInt64(length)), chunk.host + UInt(done), length)
+            done += length
+        }
+    }
+
+    private func step(_ segment: PayloadSegment, _ host: UInt, _ count: Int) throws(GuestMemoryError) {
+        switch segment.source {
+        case .memory(let source):
+            if skipsZeroPages {
+                try copySparsely(source, host, count, segment.range.address)
+            } else {
+                try copy(source, host, count, segment.range.address)
+            }
+        case .file(let descriptor, let offset):
+            try fault(host, count, segment.range.address)
+            try read(descriptor, offset, host, count, segment.range)
+        case .zeros:
+            if !skipsZeroPages {
+                try fault(host, count, segment.range.address)
+                // SAFETY: just mapped, and kept shared by the caller's lease.
+                unsafe cgmem_zero(pointer(host), count)
+            }
+        }
+        if verifies { try verify(segment, host, count) }
+    }
+
+    /// Maps the pages for writing, all in one call: a fault each would cost more than the copy. It is also
+    /// what turns "no memory" into an answer instead of a signal.
+    private func fault(_ host: UInt, _ count: Int, _ address: UInt64) throws(GuestMemoryError) {
+        let mask = UInt(pageSize - 1)
+        let start = host & ~mask
+        let length = Int((host + UInt(count) + mask) & ~mask - start)
+        let result = repeatingInterrupted { system.madvise(start, length, CGMEM_MADV_POPULATE_WRITE) }
+        if let errno = Errno(result: result) {
+            throw GuestMemoryError(
+                errno == .noMemory ? .noMemory : .systemCall, "madvise(MADV_POPULATE_WRITE)", errno,
+                range: GuestRange(address: address, size: UInt64(count)),
+                errno == .noMemory ? "no memory is left for the guest" : "the guest's memory could not be mapped")
+        }
+    }
+
+    private func copy(_ source: UInt, _ host: UInt, _ count: Int, _ address: UInt64) throws(GuestMemoryError) {
+        try fault(host, count, address)
+        // SAFETY: the source is the caller's word, the target was just mapped and is kept shared.
+        unsafe cgmem_copy(pointer(host), pointer(source), count)
+    }
+
+    /// Copies runs of pages that hold anything but zeros.
+    private func copySparsely(
+        _ source: UInt, _ host: UInt, _ count: Int, _ address: UInt64
+    ) throws(GuestMemoryError) {
+        var at = 0
+        var runStart = 0
+        while at < count {
+            let length = min(count - at, pageSize - Int(host + UInt(at)) % pageSize)
+            if unsafe cgmem_is_zero(pointer(source + UInt(at)), length) {
+                if at > runStart {
+                    try copy(
+                        source + UInt(runStart), host + UInt(runStart), at - runStart, address + UInt64(runStart))
+                }
+                runStart = at + length
+            }
+            at += length
+        }
+        if at > runStart {
+            try copy(source + UInt(runStart), host + UInt(runStart), at - runStart, address + UInt64(runStart))
+        }
+    }
+
+    /// Reads straight into place.
+    private func read(
+        _ descriptor: Int32, _ offset: UInt64, _ host: UInt, _ count: Int, _ range: GuestRange
+    ) throws(GuestMemoryError) {
+        var done = 0
+        while done < count {
+            let result = repeatingInterrupted {
+                // SAFETY: mapped and kept shared; the kernel checks every byte.
+                unsafe system.pread(descriptor, pointer(host + UInt(done)), count - done, Int64(offset) + Int64(done))
+            }
+            if result == 0 {
+                throw GuestMemoryError(
+                    .shortSource, "pread(\(descriptor), \(hex(offset + UInt64(done))))", nil, range: range,
+                    "the payload file ends here, \(count - done) bytes too early: it shrank while it was read")
+            }
+            if let errno = Errno(result: result) {
+                throw GuestMemoryError(
+                    .systemCall, "pread(\(descriptor), \(hex(offset + UInt64(done))))", errno, range: range,
+                    "the payload file cannot be read")
+            }
+            done += result
+        }
+    }
+
+    // MARK: Verification
+
+    private func verify(_ segment: PayloadSegment, _ host: UInt, _ count: Int) throws(GuestMemoryError) {
+        let isSame: Bool
+        switch segment.source {
+        case .memory(let source):
+            isSame = unsafe !cgmem_differs(pointer(host), pointer(source), count)
+        case .zeros:
+            isSame = unsafe cgmem_is_zero(pointer(host), count)
+        case .file(let descriptor, let offset):
+            let copy = PayloadBytes(count: count)
+            try read(descriptor, offset, copy.address, count, segment.range)
+            isSame = unsafe !cgmem_differs(pointer(host), pointer(copy.address), count)
+        }
+        if !isSame {
+            throw GuestMemoryError(
+                .verifyFailed, "populate", .io, range: segment.range,
+                "what is in the guest's memory differs from its source: somebody else writes to one of them")
+        }
+    }
+
+    private func pointer(_ address: UInt) -> UnsafeMutableRawPointer {
+        // Never 0: addresses come from mappings and from non-empty buffers.
+        unsafe UnsafeMutableRawPointer(bitPattern: address)!
+    }
+}

@@ -1,0 +1,60 @@
+/// What a guest's memory is and what was done to it.
+public struct Statistics: Sendable {
+    /// Sums since creation.
+    public struct Counters: Sendable {
+        /// Conversions that changed something, and the pages they changed.
+        public var conversionsToShared: UInt64 = 0
+        public var conversionsToPrivate: UInt64 = 0
+        public var pagesToShared: UInt64 = 0
+        public var pagesToPrivate: UInt64 = 0
+        /// Requests for a state that every page was in already.
+        public var unchanged: UInt64 = 0
+        /// Requests that threw after validation.
+        public var failed: UInt64 = 0
+        /// Pages that failed requests converted back.
+        public var pagesUndone: UInt64 = 0
+        /// EAGAIN and ENOMEM answers of the kernel, and pauses made because of them.
+        public var busyAnswers: UInt64 = 0
+        public var noMemoryAnswers: UInt64 = 0
+        public var pauses: UInt64 = 0
+        /// Times a conversion had to wait for a lease or a copy.
+        public var leaseWaits: UInt64 = 0
+    }
+
+    public var counters = Counters()
+    /// Bytes by state.
+    public var sharedBytes: UInt64 = 0
+    public var privateBytes: UInt64 = 0
+    /// Frames of the files that hold both states now, and the most there ever were at once.
+    public var mixedFrames2M = 0
+    public var mixedFrames2MPeak = 0
+    public var mixedFrames1G = 0
+    public var mixedFrames1GPeak = 0
+    /// Leases and copies under way.
+    public var leases = 0
+}
+
+extension GuestMemory {
+    /// A snapshot. Constant time per region, where a region has its file to itself.
+    public var statistics: Statistics {
+        claims.lock.withLock {
+            var result = Statistics()
+            result.counters = counters
+            result.leases = claims.holders.count { $0.kind == .access }
+            for region in regions {
+                let pages = region.pages(region.range.address, region.end)
+                let shared = UInt64(region.file.ledger.countPages(in: .shared, within: pages) * pageSize)
+                result.sharedBytes += shared
+                result.privateBytes += region.range.size - shared
+            }
+            for file in files {
+                let frames = file.ledger.statistics
+                result.mixedFrames2M += frames.mixed2M
+                result.mixedFrames2MPeak += frames.mixed2MPeak
+                result.mixedFrames1G += frames.mixed1G
+                result.mixedFrames1GPeak += frames.mixed1GPeak
+            }
+            return result
+        }
+    }
+}
