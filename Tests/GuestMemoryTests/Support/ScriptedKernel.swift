@@ -1,0 +1,87 @@
+import CGmem
+
+@testable import GuestMemory
+
+/// A kernel that answers conversions from a script, on a clock that only sleeping moves. For tests of what
+/// the library does with an answer; what a kernel answers is the emulator's business.
+final class ScriptedKernel: SystemCalls, @unchecked Sendable {
+    struct Conversion: Equatable {
+        var offset: UInt64
+        var size: UInt64
+        var toPrivate: Bool
+        /// What came in, which some kernels refuse unless it is 0.
+        var errorOffset: UInt64
+    }
+
+    /// Answers of the next conversions: 0 or -errno, and the error offset to leave. Then 0 for ever.
+    var answers: [(result: Int, errorOffset: UInt64)] = []
+    /// Pages (file offsets) somebody holds: every conversion to private that covers one answers EAGAIN.
+    var held: Set<UInt64> = []
+    private(set) var conversions: [Conversion] = []
+    private(set) var pauses: [UInt64] = []
+    private(set) var time: UInt64 = 1_000_000
+    /// Answers of the next sleeps.
+    var sleepAnswers: [Int] = []
+    var clockReads = 0
+
+    var isEmulated: Bool { true }
+    var pageSize: Int { 4096 }
+
+    func ioctl(_ descriptor: Int32, _ request: UInt32, _ argument: UInt) -> Int {
+        guard request == CGMEM_KVM_SET_MEMORY_ATTRIBUTES2,
+            let call = unsafe UnsafeMutablePointer<cgmem_kvm_memory_attributes2>(bitPattern: argument)
+        else { return Errno.notTTY.result }
+        unsafe conversions.append(
+            Conversion(
+                offset: call.pointee.offset, size: call.pointee.size, toPrivate: call.pointee.attributes == 8,
+                errorOffset: call.pointee.error_offset))
+        if !answers.isEmpty {
+            let answer = answers.removeFirst()
+            unsafe call.pointee.error_offset = answer.errorOffset
+            return answer.result
+        }
+        if unsafe call.pointee.attributes == 8 {
+            let (start, end) = unsafe (call.pointee.offset, call.pointee.offset + call.pointee.size)
+            if let page = held.sorted().first(where: { start <= $0 && $0 < end }) {
+                unsafe call.pointee.error_offset = page
+                return Errno.again.result
+            }
+        }
+        return 0
+    }
+
+    func now() -> UInt64 {
+        clockReads += 1
+        return time
+    }
+    func sleep(nanoseconds: UInt64) -> Int {
+        pauses.append(nanoseconds)
+        time += nanoseconds
+        return sleepAnswers.isEmpty ? 0 : sleepAnswers.removeFirst()
+    }
+    func random(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Int {
+        for index in 0..<count { unsafe buffer.storeBytes(of: UInt8(index + 1), toByteOffset: index, as: UInt8.self) }
+        return count
+    }
+
+    // Nothing below is asked by the code under test.
+    func open(_ path: UnsafePointer<CChar>, _ flags: Int32) -> Int { Errno.noSuchFile.result }
+    func close(_ descriptor: Int32) -> Int { 0 }
+    func dup(_ descriptor: Int32) -> Int { Errno.badFileDescriptor.result }
+    func setCloseOnExec(_ descriptor: Int32) -> Int { 0 }
+    func fstat(_ descriptor: Int32, _ status: UnsafeMutablePointer<cgmem_stat>) -> Int { 0 }
+    func pread(_ descriptor: Int32, _ buffer: UnsafeMutableRawPointer, _ count: Int, _ offset: Int64) -> Int { 0 }
+    func lseek(_ descriptor: Int32, _ offset: Int64, _ whence: Int32) -> Int { 0 }
+    func fallocate(_ descriptor: Int32, _ mode: Int32, _ offset: Int64, _ length: Int64) -> Int { 0 }
+    func mmap(
+        _ address: UInt, _ length: Int, _ protection: Int32, _ flags: Int32, _ descriptor: Int32,
+        _ offset: Int64
+    ) -> Int { Errno.noMemory.result }
+    func munmap(_ address: UInt, _ length: Int) -> Int { 0 }
+    func madvise(_ address: UInt, _ length: Int, _ advice: Int32) -> Int { 0 }
+    func wait(_ word: UnsafeMutablePointer<UInt32>, _ expected: UInt32, _ deadline: UInt64) -> Int {
+        time = max(time, deadline)
+        return Errno.timedOut.result
+    }
+    func wake(_ word: UnsafeMutablePointer<UInt32>) -> Int { 0 }
+}
