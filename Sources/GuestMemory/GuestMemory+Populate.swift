@@ -238,17 +238,17 @@ extension GuestMemory {
         var leases: [SharedLease] = []
         for run in job.runs { leases.append(try lease(run, label: "populate", policy: options.policy)) }
         defer { for lease in leases { lease.release() } }
-        let chunks = chunks(of: job.segments)
+        let pieces = cut(job.segments)
         let writer = SegmentWriter(
             system: system, skipsZeroPages: job.skipsZeroPages, verifies: options.verifies)
         let total = job.segments.reduce(0) { $0 + $1.range.size }
-        let team = WorkerTeam(count: chunks.count) { (index) throws(GuestMemoryError) in
-            try writer.write(chunks[index])
+        let team = WorkerTeam(count: pieces.count) { (index) throws(GuestMemoryError) in
+            try writer.write(pieces[index])
         }
-        // The plan owns what the chunks point to.
+        // The plan owns what the pieces point to.
         try withExtendedLifetime(plan) { () throws(GuestMemoryError) in
             try team.run(threads: options.threads) { (done) throws(GuestMemoryError) in
-                let bytes = done == chunks.count ? total : min(total, UInt64(done) * Self.chunkSize)
+                let bytes = min(total, done == pieces.count ? total : UInt64(done) * SegmentWriter.pieceSize)
                 if let progress = options.progress, !progress(bytes, total) {
                     throw GuestMemoryError(
                         .cancelled, "populate", .canceled, "stopped after \(bytes) of \(total) bytes")
@@ -257,25 +257,25 @@ extension GuestMemory {
         }
     }
 
-    /// What one thread takes at a time, in bytes.
-    private static var chunkSize: UInt64 { 4 << 20 }
-
-    private func chunks(of segments: [PayloadSegment]) -> [SegmentWriter.Chunk] {
-        var chunks: [SegmentWriter.Chunk] = []
+    /// The segments cut at every 8 MiB and at region borders.
+    private func cut(_ segments: [PayloadSegment]) -> [SegmentWriter.Piece] {
+        var result: [SegmentWriter.Piece] = []
         for segment in segments {
             for piece in pieces(of: segment.range) {
+                let region = regions[piece.region]
                 var at = piece.start
                 while at < piece.end {
-                    let end = min(piece.end, (at / Self.chunkSize + 1) * Self.chunkSize)
-                    chunks.append(
+                    let end = min(piece.end, (at / SegmentWriter.pieceSize + 1) * SegmentWriter.pieceSize)
+                    result.append(
                         .init(
                             segment: segment.part(at - segment.range.address, end - at),
-                            host: regions[piece.region].hostAddress(at)))
+                            host: region.hostAddress(at), file: region.file.converter.descriptor,
+                            fileOffset: at - region.range.address + region.fileOffset))
                     at = end
                 }
             }
         }
-        return chunks
+        return result
     }
 
     private func makePrivate(

@@ -23,14 +23,14 @@ static inline void cgmem_copy(void *to, const void *from, size_t count) { memcpy
 static inline _Bool cgmem_differs(const void *a, const void *b, size_t count) { return memcmp(a, b, count) != 0; }
 
 static inline void cgmem_zero(void *to, size_t count) { memset(to, 0, count); }
-// Whether all of the bytes are 0: the first few, and then each equal to the one before it.
+// Whether all of the bytes are 0. By libc's memcmp with a page of zeros, which is as fast as memory.
 static inline _Bool cgmem_is_zero(const void *bytes, size_t count) {
-    const unsigned char *b = (const unsigned char *)bytes;
-    size_t head = count < 16 ? count : 16;
-    for (size_t i = 0; i < head; i++)
-        if (b[i] != 0)
+    static const char zeros[4096];
+    const char *at = (const char *)bytes;
+    for (; count > sizeof zeros; at += sizeof zeros, count -= sizeof zeros)
+        if (memcmp(at, zeros, sizeof zeros) != 0)
             return 0;
-    return count == head || memcmp(b, b + 16, count - 16) == 0;
+    return memcmp(at, zeros, count) == 0;
 }
 
 static inline long cgmem_result(long value) { return value < 0 ? -(long)errno : value; }

@@ -4,7 +4,7 @@ import CGmem
 
 /// A kernel that answers conversions from a script, on a clock that only sleeping moves. For tests of what
 /// the library does with an answer; what a kernel answers is the emulator's business.
-final class ScriptedKernel: SystemCalls, @unchecked Sendable {
+final class ScriptedKernel: ForwardingKernel, @unchecked Sendable {
     struct Conversion: Equatable {
         var offset: UInt64
         var size: UInt64
@@ -24,10 +24,10 @@ final class ScriptedKernel: SystemCalls, @unchecked Sendable {
     var sleepAnswers: [Int] = []
     var clockReads = 0
 
-    var isEmulated: Bool { true }
-    var pageSize: Int { 4096 }
+    override var isEmulated: Bool { true }
+    override var pageSize: Int { 4096 }
 
-    func ioctl(_ descriptor: Int32, _ request: UInt32, _ argument: UInt) -> Int {
+    override func ioctl(_ descriptor: Int32, _ request: UInt32, _ argument: UInt) -> Int {
         guard request == CGMEM_KVM_SET_MEMORY_ATTRIBUTES2,
             let call = unsafe UnsafeMutablePointer<cgmem_kvm_memory_attributes2>(bitPattern: argument)
         else { return Errno.notTTY.result }
@@ -50,38 +50,22 @@ final class ScriptedKernel: SystemCalls, @unchecked Sendable {
         return 0
     }
 
-    func now() -> UInt64 {
+    override func now() -> UInt64 {
         clockReads += 1
         return time
     }
-    func sleep(nanoseconds: UInt64) -> Int {
+    override func sleep(nanoseconds: UInt64) -> Int {
         pauses.append(nanoseconds)
         time += nanoseconds
         return sleepAnswers.isEmpty ? 0 : sleepAnswers.removeFirst()
     }
-    func random(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Int {
+    override func random(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Int {
         for index in 0..<count { unsafe buffer.storeBytes(of: UInt8(index + 1), toByteOffset: index, as: UInt8.self) }
         return count
     }
 
-    // Nothing below is asked by the code under test.
-    func open(_ path: UnsafePointer<CChar>, _ flags: Int32) -> Int { Errno.noSuchFile.result }
-    func close(_ descriptor: Int32) -> Int { 0 }
-    func dup(_ descriptor: Int32) -> Int { Errno.badFileDescriptor.result }
-    func setCloseOnExec(_ descriptor: Int32) -> Int { 0 }
-    func fstat(_ descriptor: Int32, _ status: UnsafeMutablePointer<cgmem_stat>) -> Int { 0 }
-    func pread(_ descriptor: Int32, _ buffer: UnsafeMutableRawPointer, _ count: Int, _ offset: Int64) -> Int { 0 }
-    func lseek(_ descriptor: Int32, _ offset: Int64, _ whence: Int32) -> Int { 0 }
-    func fallocate(_ descriptor: Int32, _ mode: Int32, _ offset: Int64, _ length: Int64) -> Int { 0 }
-    func mmap(
-        _ address: UInt, _ length: Int, _ protection: Int32, _ flags: Int32, _ descriptor: Int32,
-        _ offset: Int64
-    ) -> Int { Errno.noMemory.result }
-    func munmap(_ address: UInt, _ length: Int) -> Int { 0 }
-    func madvise(_ address: UInt, _ length: Int, _ advice: Int32) -> Int { 0 }
-    func wait(_ word: UnsafeMutablePointer<UInt32>, _ expected: UInt32, _ deadline: UInt64) -> Int {
+    override func wait(_ word: UnsafeMutablePointer<UInt32>, _ expected: UInt32, _ deadline: UInt64) -> Int {
         time = max(time, deadline)
         return Errno.timedOut.result
     }
-    func wake(_ word: UnsafeMutablePointer<UInt32>) -> Int { 0 }
 }

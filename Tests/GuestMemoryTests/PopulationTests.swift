@@ -1,0 +1,272 @@
+import CGmem
+import Foundation
+import Testing
+
+@testable import GuestMemory
+
+/// Payloads, on every kernel there is.
+@Suite struct PopulationTests {
+    /// No zeros, and a period that no page has.
+    static func pattern(_ count: Int, _ seed: Int = 1) -> [UInt8] {
+        let block = (0..<10_007).map { UInt8(truncatingIfNeeded: ($0 &* 2_654_435_761 &+ seed &* 97) >> 7) | 1 }
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(count + block.count)
+        while bytes.count < count { bytes += block }
+        return Array(bytes.prefix(count))
+    }
+
+    static func isZero(_ bytes: [UInt8]) -> Bool { unsafe bytes.withUnsafeBytes { unsafe cgmem_is_zero($0.baseAddress, $0.count) } }
+
+    /// Reads a range by sharing it.
+    func readBack(_ memory: GuestMemory, _ address: UInt64, _ count: Int) throws -> [UInt8] {
+        let first = address & ~(page - 1)
+        let end = (address + UInt64(count) + page - 1) & ~(page - 1)
+        try memory.convert(GuestRange(first..<end), to: .shared)
+        defer { _ = try? memory.convert(GuestRange(first..<end), to: .private) }
+        return try memory.read(count, at: address)
+    }
+
+    /// A file with these contents, at these offsets; holes between them.
+    func file(_ parts: [(Int, [UInt8])], size: Int) throws -> String {
+        let path = NSTemporaryDirectory() + "gmem-\(UUID().uuidString)"
+        _ = FileManager.default.createFile(atPath: path, contents: nil)
+        let handle = FileHandle(forWritingAtPath: path)!
+        try handle.truncate(atOffset: UInt64(size))
+        for (offset, bytes) in parts {
+            try handle.seek(toOffset: UInt64(offset))
+            handle.write(Data(bytes))
+        }
+        try handle.close()
+        return path
+    }
+
+    @Test(arguments: TestKernel.available, [1, 2])
+    func placesBytesFilesAndZeros(kernel: TestKernel, threads: Int) throws {
+        let memory = try kernel.memory([
+            RegionRequest(address: 0, size: 20 << 20, slot: 0),
+            RegionRequest(address: 20 << 20, size: 1 << 20, slot: 1),
+        ])
+        let bytes = Self.pattern(5 * Int(page) + 77)
+        let contents = Self.pattern(9 << 20, 2)
+        let path = try file([(0, contents)], size: contents.count)
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        var plan = PopulationPlan()
+        plan.add(bytes, at: 3 * page + 100)
+        try plan.add(path: path, at: (11 << 20) + 5)
+        plan.addZeros(2 * page, at: 9 * page)
+        var options = PopulationOptions()
+        options.threads = threads
+        options.verifies = true
+        try memory.populate(plan, options)
+        #expect(memory.statistics.sharedBytes == 0)
+        #expect(memory.statistics.leases == 0)
+        #expect(try readBack(memory, 3 * page + 100, bytes.count) == bytes)
+        #expect(try readBack(memory, (11 << 20) + 5, contents.count) == contents)
+        #expect(try Self.isZero(readBack(memory, 9 * page, Int(2 * page))))
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available)
+    func previewSaysWhatWillHappen(kernel: TestKernel) throws {
+        let memory = try kernel.memory([RegionRequest(address: 0, size: 8 << 20)])
+        var plan = PopulationPlan()
+        plan.add(Self.pattern(100), at: page + 5)
+        plan.add(Self.pattern(100), at: 2 * page)
+        plan.add(Self.pattern(2 << 20), at: 4 << 20)
+        plan.addZeros(page, at: 6 << 20)
+        let preview = try memory.preview(plan)
+        #expect(preview.runsToShare == [pages(1, 2), GuestRange(address: 4 << 20, size: 2 << 20)])
+        #expect(preview.splitFrames2M == [0], "the frame at 4 MiB is shared whole")
+        #expect(preview.splitFrames1G == [0])
+        #expect(preview.bytesToWrite == (2 << 20) + 200)
+        let counters = memory.statistics.counters
+        #expect(counters.conversionsToShared == 0)
+        try memory.populate(plan)
+        let after = memory.statistics.counters
+        #expect(Int(after.conversionsToShared + after.conversionsToPrivate) == preview.conversionCalls)
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available)
+    func sharedPagesStayShared(kernel: TestKernel) throws {
+        let memory = try kernel.memory()
+        try memory.convert(pages(2, 2), to: .shared)
+        try memory.populate(PopulationPlan(Self.pattern(Int(4 * page)), at: page))
+        #expect((1..<5).map { memory.shareability(at: $0 * page) } == [.private, .shared, .shared, .private])
+        #expect(try memory.read(Int(2 * page), at: 2 * page) == Array(Self.pattern(Int(4 * page))[Int(page)...].prefix(Int(2 * page))))
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available)
+    func holesOfSparseFilesAreNotEvenShared(kernel: TestKernel) throws {
+        let memory = try kernel.memory([RegionRequest(address: 0, size: 4 << 20)])
+        let part = Self.pattern(64 << 10)
+        let path = try file([(1 << 20, part)], size: 3 << 20)
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        var plan = PopulationPlan()
+        try plan.add(path: path, at: 0)
+        let preview = try memory.preview(plan)
+        #expect(preview.bytesToWrite < 1 << 20, "the file system keeps no holes?")
+        try memory.populate(plan)
+        #expect(try readBack(memory, 1 << 20, part.count) == part)
+        #expect(try Self.isZero(readBack(memory, 0, 1 << 20)))
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available)
+    func zerosOverwriteWhatWasThere(kernel: TestKernel) throws {
+        let memory = try kernel.memory()
+        try memory.populate(PopulationPlan(Self.pattern(Int(8 * page)), at: 0))
+        var image = Self.pattern(Int(8 * page), 3)
+        for index in Int(2 * page)..<Int(5 * page) { image[index] = 0 }
+        var plan = PopulationPlan()
+        plan.add(image, at: 0)
+        var options = PopulationOptions()
+        options.verifies = true
+        try memory.populate(plan, options)
+        #expect(try readBack(memory, 0, image.count) == image)
+        let path = try file([], size: Int(2 * page))
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        plan = PopulationPlan()
+        try plan.add(path: path, at: 0)
+        plan.addZeros(page, at: 7 * page)
+        try memory.populate(plan)
+        #expect(try Self.isZero(readBack(memory, 0, Int(2 * page))))
+        #expect(try Self.isZero(readBack(memory, 7 * page, Int(page))))
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available)
+    func badPlansAreRefusedWhole(kernel: TestKernel) throws {
+        let memory = try kernel.memory()
+        let path = try file([(0, Self.pattern(100))], size: 100)
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let descriptor = unsafe open(path, O_RDONLY)
+        defer { close(descriptor) }
+        let ends = Pipe()
+        let good = (bytes: Self.pattern(100), address: UInt64(0))
+        let bad: [(GuestMemoryError.Code, (inout PopulationPlan) -> Void)] = [
+            (.badSize, { $0.add([], at: page) }),
+            (.overlap, { $0.add([1], at: 99) }),
+            (.notGuestMemory, { $0.add([1], at: 1 << 20) }),
+            (.notGuestMemory, { $0.add([1, 2], at: (1 << 20) - 1) }),
+            (.badRange, { $0.add([1, 2], at: .max) }),
+            (.badRange, { $0.addZeros(.max, at: page) }),
+            (.shortSource, { $0.add(file: descriptor, offset: 0, count: 101, at: page) }),
+            (.shortSource, { $0.add(file: descriptor, offset: 101, count: 1, at: page) }),
+            (.shortSource, { $0.add(file: descriptor, offset: .max, count: 2, at: page) }),
+            (.badDescriptor, { $0.add(file: ends.fileHandleForReading.fileDescriptor, count: 1, at: page) }),
+            (.badDescriptor, { $0.add(file: 99_999, count: 1, at: page) }),
+        ]
+        for (code, addBad) in bad {
+            var plan = PopulationPlan(good.bytes, at: good.address)
+            addBad(&plan)
+            let refusal = error { () throws(GuestMemoryError) in try memory.populate(plan) }
+            #expect(refusal?.code == code)
+            #expect(refusal?.message.isEmpty == false)
+        }
+        #expect(memory.statistics.counters.conversionsToShared == 0)
+        #expect(try Self.isZero(readBack(memory, 0, 100)), "nothing was written")
+
+        var plan = PopulationPlan()
+        let missing = error { () throws(GuestMemoryError) in try plan.add(path: "/nonexistent/kernel", at: 0) }
+        #expect(missing?.code == .notFound)
+        #expect(missing?.description.contains("/nonexistent/kernel") == true)
+        let directory = error { () throws(GuestMemoryError) in try plan.add(path: "/tmp", at: 0) }
+        #expect(directory?.code == .badDescriptor)
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available)
+    func aFileThatShrinksIsAnErrorAndStatesAreAsBefore(kernel: TestKernel) throws {
+        let memory = try kernel.memory([RegionRequest(address: 0, size: 32 << 20)])
+        let path = try file([(0, Self.pattern(24 << 20))], size: 24 << 20)
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        var plan = PopulationPlan()
+        try plan.add(path: path, at: 0)
+        var options = PopulationOptions()
+        options.progress = { done, total in
+            // After the first piece somebody truncates the file.
+            _ = unsafe truncate(path, 9 << 20)
+            return true
+        }
+        let failure = error { () throws(GuestMemoryError) in try memory.populate(plan, options) }
+        #expect(failure?.code == .shortSource)
+        #expect(memory.statistics.sharedBytes == 0)
+        #expect(memory.statistics.leases == 0)
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available, [1, 2])
+    func progressCountsUpAndCancels(kernel: TestKernel, threads: Int) throws {
+        let memory = try kernel.memory([RegionRequest(address: 0, size: 40 << 20)])
+        let plan = PopulationPlan(Self.pattern(33 << 20), at: page)
+        var options = PopulationOptions()
+        options.threads = threads
+        nonisolated(unsafe) var seen: [UInt64] = []
+        options.progress = { done, total in
+            #expect(total == 33 << 20)
+            unsafe seen.append(done)
+            return unsafe seen.count < 2
+        }
+        let failure = error { () throws(GuestMemoryError) in try memory.populate(plan, options) }
+        #expect(failure?.code == .cancelled)
+        #expect(memory.statistics.sharedBytes == 0)
+        options.progress = { done, _ in
+            unsafe seen.append(done)
+            return true
+        }
+        unsafe seen = []
+        try memory.populate(plan, options)
+        #expect(unsafe seen.last == 33 << 20)
+        #expect(unsafe seen == seen.sorted())
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available)
+    func verificationCatchesAnotherWriter(kernel: TestKernel) throws {
+        let memory = try kernel.memory()
+        let source = UnsafeMutableRawPointer.allocate(byteCount: Int(64 * page), alignment: 4096)
+        defer { unsafe source.deallocate() }
+        unsafe source.initializeMemory(as: UInt8.self, repeating: 7, count: Int(64 * page))
+        var plan = PopulationPlan()
+        unsafe plan.add(UnsafeRawBufferPointer(start: source, count: Int(64 * page)), at: 0)
+        var options = PopulationOptions()
+        options.verifies = true
+        try memory.populate(plan, options)
+        #expect(try readBack(memory, 0, 4) == [7, 7, 7, 7])
+        // A file whose contents change between being read and being compared.
+        let path = try file([(0, [UInt8](repeating: 7, count: Int(page)))], size: Int(page))
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let writer = SegmentWriter(system: RewritingKernel(path), skipsZeroPages: false, verifies: true)
+        try memory.convert(pages(100), to: .shared)
+        let descriptor = unsafe open(path, O_RDONLY)
+        defer { close(descriptor) }
+        let info = memory.regionInfos[0]
+        let piece = SegmentWriter.Piece(
+            segment: PayloadSegment(range: pages(100), source: .file(descriptor: descriptor, offset: 0)),
+            host: info.hostAddress + UInt(100 * page), file: info.descriptor, fileOffset: 100 * page)
+        let failure = error { () throws(GuestMemoryError) in try writer.write(piece) }
+        #expect(failure?.code == .verifyFailed)
+        try memory.close()
+    }
+}
+
+/// The kernel of this machine, on which a file is rewritten right after it was first read.
+private final class RewritingKernel: ForwardingKernel, @unchecked Sendable {
+    private let path: String
+    private var reads = 0
+
+    init(_ path: String) { self.path = path }
+
+    override func pread(
+        _ descriptor: Int32, _ buffer: UnsafeMutableRawPointer, _ count: Int, _ offset: Int64
+    ) -> Int {
+        let result = unsafe super.pread(descriptor, buffer, count, offset)
+        reads += 1
+        if reads == 1 { try? Data(repeating: 8, count: count).write(to: URL(fileURLWithPath: path), options: []) }
+        return result
+    }
+    // The piece's file may be an emulated one, which this kernel does not know.
+    override func fallocate(_ descriptor: Int32, _ mode: Int32, _ offset: Int64, _ length: Int64) -> Int { 0 }
+}
