@@ -174,16 +174,37 @@ static void advise(void *address, size_t length, int advice, const char *what) {
     need(madvise(address, length, advice) == 0, what);
 }
 
-void cbaseline_plain(const struct cbaseline_target *target, const struct cbaseline_sources *sources,
-                     enum cbaseline_kind kind) {
+static void open_whole(const struct cbaseline_target *target) {
     if (target->guarded)
         advise(target->host, target->size, GUARD_REMOVE, "MADV_GUARD_REMOVE");
-    if (kind == CBASELINE_FILE)
-        read_in_place(sources->file, target->host, 0, target->size);
-    else
-        memcpy(target->host, kind == CBASELINE_SPARSE ? sources->sparse : sources->memory, target->size);
+}
+
+static void close_whole(const struct cbaseline_target *target) {
     if (target->guarded)
         advise(target->host, target->size, GUARD_INSTALL, "MADV_GUARD_INSTALL");
+}
+
+static void copy_mapped_file(const struct cbaseline_target *target, int file) {
+    void *from = mmap(NULL, target->size, PROT_READ, MAP_SHARED, file, 0);
+    need(from != MAP_FAILED, "mmap of the source file");
+    memcpy(target->host, from, target->size);
+    munmap(from, target->size);
+}
+
+void cbaseline_plain(const struct cbaseline_target *target, const struct cbaseline_sources *sources,
+                     enum cbaseline_kind kind) {
+    open_whole(target);
+    if (kind == CBASELINE_FILE)
+        copy_mapped_file(target, sources->file);
+    else
+        memcpy(target->host, kind == CBASELINE_SPARSE ? sources->sparse : sources->memory, target->size);
+    close_whole(target);
+}
+
+void cbaseline_plain_read(const struct cbaseline_target *target, const struct cbaseline_sources *sources) {
+    open_whole(target);
+    read_in_place(sources->file, target->host, 0, target->size);
+    close_whole(target);
 }
 
 struct job {

@@ -53,6 +53,10 @@ private final class PopulationBenchmark {
         let single = PopulationCase(source: source, level: level, threads: 1)
         let plain = "\(single.group): plain"
         var contenders = [Contender(row: plain) { [self] in baseline(single, .plain, $0) }]
+        if source == .file {
+            contenders.append(
+                Contender(row: "\(single.group): plain pread") { [self] in baseline(single, .plainRead, $0) })
+        }
         var ratios: [Ratio] = []
         for which in [single, PopulationCase(source: source, level: level, threads: 2)] {
             let name = which.name
@@ -122,6 +126,7 @@ private final class PopulationBenchmark {
     /// The sequences of the C side.
     private enum Sequence {
         case plain
+        case plainRead
         case best
         /// Not the same work, hence no ratio to it: it goes around the guards.
         case secondView
@@ -139,6 +144,7 @@ private final class PopulationBenchmark {
         let start = cgmem_monotonic_now()
         switch sequence {
         case .plain: unsafe cbaseline_plain(&target, &raw, which.source.kind)
+        case .plainRead: unsafe cbaseline_plain_read(&target, &raw)
         case .best: unsafe cbaseline_best(&target, &raw, which.source.kind, threads)
         case .secondView: unsafe cbaseline_best_unguarded_view(&target, &raw, which.source.kind, threads)
         }

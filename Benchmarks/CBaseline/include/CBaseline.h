@@ -39,10 +39,13 @@ void cbaseline_target_destroy(struct cbaseline_target *target);
 // to a hypervisor costs ten times as much at the first touch, and would land on whoever comes first.
 void cbaseline_warm(size_t size);
 
-// The whole source into the whole target in one memcpy or pread, page faults where they fall; zero pages
-// are copied like others. A guarded target is opened whole before and guarded whole after.
+// The whole source into the whole target in one memcpy, of a mapping of the file if it is the file, page
+// faults where they fall; zero pages are copied like others. A guarded target is opened whole before and
+// guarded whole after.
 void cbaseline_plain(const struct cbaseline_target *target, const struct cbaseline_sources *sources,
                      enum cbaseline_kind kind);
+// The file by one pread: a fault inside a system call is cheaper than one outside.
+void cbaseline_plain_read(const struct cbaseline_target *target, const struct cbaseline_sources *sources);
 
 // The best sequence known, on `threads` threads, the caller being one of them. Of CBASELINE_SPARSE, zero
 // pages stay unallocated. Of a guarded target no more is open at a time than 8 MiB a thread.
