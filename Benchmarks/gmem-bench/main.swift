@@ -4,7 +4,7 @@ guard let report = Reporter(arguments: Array(CommandLine.arguments.dropFirst()))
     print(Reporter.usage)
     exit(2)
 }
-// ledgerBenchmarks(report) goes here, with the ledger.
+ledgerBenchmarks(report)
 conversionBenchmarks(report)
-populationBenchmarks(report)
+populationBenchmarks(report, ours: libraryPopulation(report))
 exit(report.finish())

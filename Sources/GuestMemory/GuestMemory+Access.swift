@@ -122,7 +122,7 @@ extension GuestMemory {
             }
         }
         try checkShared(start, end, operation)
-        return claims.add(.access, start, end, thread: thread, label: label, since: since)
+        return claims.addAccess(start, end, thread: thread, label: label, since: since)
     }
 
     private func endAccess(_ claim: UInt64) {
@@ -137,13 +137,13 @@ extension GuestMemory {
         while let piece = nextPiece(at, last) {
             let region = regions[piece.region]
             let pages = region.pages(piece.start, piece.end)
-            if let run = region.file.ledger.nextRun(notIn: .shared, within: pages) {
+            if let run = region.ledger.nextRun(notIn: .shared, within: pages) {
                 let range = region.guestRange(run)
                 throw GuestMemoryError(
                     .notShared, "\(operation)", .badAddress, range: range,
                     "the page at \(hex(range.address)) is private to the guest: convert it to shared first")
             }
-            region.file.isPristine = false
+            region.isPristine = false
             at = piece.end
         }
     }

@@ -29,7 +29,7 @@ extension GuestMemory {
         var at = range.address
         while let piece = nextPiece(at, end) {
             let region = regions[piece.region]
-            guard let file = region.file.file else { return }
+            guard let file = files[region.fileIndex].file else { return }
             let offset = piece.start - region.range.address + region.fileOffset
             let result = call(file, offset, piece.end - piece.start)
             if let errno = Errno(result: result) {

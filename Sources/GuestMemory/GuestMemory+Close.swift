@@ -8,7 +8,7 @@ extension GuestMemory {
             throw GuestMemoryError(.closed, "close", nil, "the memory belongs to the parent process")
         }
         claims.lock.lock()
-        if state == .closed {
+        if shared.value.state == .closed {
             claims.lock.unlock()
             return
         }
@@ -21,7 +21,7 @@ extension GuestMemory {
                     ? "a conversion is under way"
                     : "still leased by \(names.joined(separator: ", ")): release that first")
         }
-        state = .closed
+        shared.value.state = .closed
         claims.lock.unlock()
         dismantle()
     }
@@ -39,9 +39,9 @@ extension GuestMemory {
     private func settleStates() {
         guard case .inPlace = method else { return }
         for file in files {
-            let whole = PageRange(start: 0, count: file.ledger.pageCount)
-            if file.ledger.uniformState(of: whole) == nil {
-                _ = file.converter.attempt(whole, to: .private)
+            let whole = PageRange(start: 0, count: file.ledger.value.pageCount)
+            if file.ledger.value.uniformState(of: whole) == nil {
+                _ = file.converter.attempt(whole, to: .private, on: system)
             }
         }
     }

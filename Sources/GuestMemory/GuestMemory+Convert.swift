@@ -19,59 +19,115 @@ extension GuestMemory {
         _ range: GuestRange, to wanted: Shareability, policy: ConversionPolicy = .vmm
     ) throws(GuestMemoryError) -> ConversionOutcome {
         let end = try validate(range, "convert", holes: policy.holes)
-        var request = ConversionRequest(range, end: end, to: wanted, policy: policy, on: system)
+        claims.lock.lock()
+        // What nearly always happens, without a detour: one region, nobody in the way, one run, one answer.
+        guard isOpen, let index = region(containing: range.address), end <= regions[index].end,
+            claims.first(overlapping: range.address, end, where: { _ in true }) == nil
+        else {
+            claims.lock.unlock()
+            return try convertInSteps(range, end, to: wanted, policy)
+        }
+        let region = regions[index]
+        let pages = region.pages(range.address, end)
+        guard let run = region.ledger.nextRun(notIn: wanted, within: pages) else {
+            shared.value.counters.unchanged &+= 1
+            claims.lock.unlock()
+            return .unchanged
+        }
+        let thread = cgmem_thread_self()
+        let claim = claims.add(wanted == .private ? .toPrivate : .toShared, range.address, end, thread: thread)
+        claims.lock.unlock()
+
+        let answer = region.converter.attempt(run, to: wanted, on: system)
+        if answer.result == 0 {
+            claims.lock.lock()
+            let rest = PageRange(start: run.end, count: pages.end - run.end)
+            if rest.isEmpty || region.ledger.nextRun(notIn: wanted, within: rest) == nil {
+                commit(run, region, wanted)
+                let wake = finish(claim, wanted, pages: UInt64(run.count))
+                if wake { claims.wakeWaiters() }
+                return .converted(pages: UInt64(run.count))
+            }
+            claims.lock.unlock()
+        }
+        // More runs, or a refusal: go on from the answer.
+        var request = ConversionRequest(range, end, to: wanted, policy, thread: thread, on: system)
+        request.claim = claim
+        request.cursor = region.guestRange(run).end ?? end
+        return try proceed(&request, RunJournal.Entry(region: index, run: run), answer)
+    }
+
+    // MARK: Step by step
+
+    /// The whole way: waiting for others first.
+    @inline(never)
+    private func convertInSteps(
+        _ range: GuestRange, _ end: UInt64, to wanted: Shareability, _ policy: ConversionPolicy
+    ) throws(GuestMemoryError) -> ConversionOutcome {
+        var request = ConversionRequest(
+            range, end, to: wanted, policy, thread: cgmem_thread_self(), on: system)
         claims.lock.lock()
         do throws(GuestMemoryError) {
             try checkOpen("convert")
-            try waitForConversions(&request)
+            try wait(&request, "a conversion of an overlapping range is under way") { kind in kind != .access }
         } catch {
             claims.lock.unlock()
             throw error
         }
-        guard var next = nextRun(&request) else {
-            counters.unchanged += 1
+        guard let entry = nextRun(&request) else {
+            shared.value.counters.unchanged += 1
             claims.lock.unlock()
             return .unchanged
         }
         request.claim = claims.add(
             wanted == .private ? .toPrivate : .toShared, range.address, end, thread: request.thread)
-        if wanted == .private, !claims.isAlone { try waitForAccesses(&request) }
+        // The claim stands, so no new access begins; those that are there have until the deadline.
+        if wanted == .private { try waitForAccesses(&request) }
         claims.lock.unlock()
-
-        while true {
-            let region = regions[next.region]
-            do throws(RetryLoop.Failure) {
-                try request.loop.convert(next.run, to: wanted, by: region.file.converter) { page in
-                    place(of: page, in: region)
-                }
-            } catch {
-                try recover(&request, from: error, at: next)
-                // Converted around: what could be converted is, and is in the journal.
-                claims.lock.lock()
-                guard let after = nextRun(&request) else { break }
-                claims.lock.unlock()
-                next = after
-                continue
-            }
-            claims.lock.lock()
-            commit(&request, next)
-            guard let after = nextRun(&request) else { break }
-            claims.lock.unlock()
-            next = after
-        }
-        return try finish(&request)
+        let answer = regions[entry.region].converter.attempt(entry.run, to: wanted, on: system)
+        return try proceed(&request, entry, answer)
     }
 
-    // MARK: The steps, in order
+    /// From the first answer to the end.
+    @inline(never)
+    private func proceed(
+        _ request: inout ConversionRequest, _ first: RunJournal.Entry, _ firstAnswer: ConversionAnswer
+    ) throws(GuestMemoryError) -> ConversionOutcome {
+        var entry = first
+        var answer = firstAnswer
+        while true {
+            let region = regions[entry.region]
+            do throws(RetryLoop.Failure) {
+                try request.loop.persist(
+                    entry.run, to: request.wanted, by: region.converter, after: answer
+                ) { page in place(of: page, in: region) }
+                claims.lock.lock()
+                commit(&request, entry)
+            } catch {
+                // Returns only where the policy is to convert around what is held, and that was done.
+                try recover(&request, from: error, at: entry)
+                claims.lock.lock()
+            }
+            guard let after = nextRun(&request) else { break }
+            claims.lock.unlock()
+            entry = after
+            answer = regions[entry.region].converter.attempt(entry.run, to: request.wanted, on: system)
+        }
+        count(request.loop.counts)
+        if !request.heldPages.isEmpty { shared.value.counters.failed += 1 }
+        let wake = finish(request.claim, request.wanted, pages: request.pages)
+        if wake { claims.wakeWaiters() }
+        if request.heldPages.isEmpty { return .converted(pages: request.pages) }
+        throw heldAround(request)
+    }
 
     /// The next run that differs from what is wanted. Under the lock.
-    @inline(__always)
     private func nextRun(_ request: inout ConversionRequest) -> RunJournal.Entry? {
         while let piece = nextPiece(request.cursor, request.end) {
             let region = regions[piece.region]
             let pages = region.pages(piece.start, piece.end)
-            if let run = region.file.ledger.nextRun(notIn: request.wanted, within: pages) {
-                request.cursor = piece.start + UInt64(run.end - pages.start) << UInt64(region.file.converter.pageShift)
+            if let run = region.ledger.nextRun(notIn: request.wanted, within: pages) {
+                request.cursor = region.guestRange(run).end ?? request.end
                 return RunJournal.Entry(region: piece.region, run: run)
             }
             request.cursor = piece.end
@@ -81,66 +137,57 @@ extension GuestMemory {
 
     /// The kernel said yes. Under the lock.
     @inline(__always)
-    private func commit(_ request: inout ConversionRequest, _ entry: RunJournal.Entry) {
-        let file = regions[entry.region].file
-        file.ledger.set(entry.run, to: request.wanted)
-        if request.wanted == .shared { file.isPristine = false }
+    private func commit(_ run: PageRange, _ region: Region, _ wanted: Shareability) {
+        region.ledger.set(run, to: wanted)
+        if wanted == .shared { region.isPristine = false }
+    }
+
+    /// The kernel said yes to a run of a request. Under the lock.
+    func commit(_ request: inout ConversionRequest, _ entry: RunJournal.Entry) {
+        commit(entry.run, regions[entry.region], request.wanted)
         request.pages += UInt64(entry.run.count)
         request.journal.append(entry)
     }
 
-    /// All runs are done. Takes over the lock.
+    /// All runs are done: the claim ends, and so does the lock that was held. Returns whether to wake waiters.
     @inline(__always)
-    private func finish(_ request: inout ConversionRequest) throws(GuestMemoryError) -> ConversionOutcome {
-        let wake = claims.remove(request.claim)
-        if request.wanted == .shared {
-            counters.conversionsToShared += 1
-            counters.pagesToShared += request.pages
+    private func finish(_ claim: UInt64, _ wanted: Shareability, pages: UInt64) -> Bool {
+        let wake = claims.remove(claim)
+        if wanted == .shared {
+            shared.value.counters.conversionsToShared &+= 1
+            shared.value.counters.pagesToShared &+= pages
         } else {
-            counters.conversionsToPrivate += 1
-            counters.pagesToPrivate += request.pages
+            shared.value.counters.conversionsToPrivate &+= 1
+            shared.value.counters.pagesToPrivate &+= pages
         }
-        if !request.heldPages.isEmpty { counters.failed += 1 }
-        if request.loop.counts.anything { count(request.loop.counts) }
         claims.lock.unlock()
-        if wake { claims.wakeWaiters() }
-        if request.heldPages.isEmpty { return .converted(pages: request.pages) }
-        throw heldAround(request)
+        return wake
     }
 
+    /// Under the lock.
     func count(_ counts: RetryLoop.Counts) {
-        counters.busyAnswers += UInt64(counts.busy)
-        counters.noMemoryAnswers += UInt64(counts.noMemory)
-        counters.pauses += UInt64(counts.pauses)
+        shared.value.counters.busyAnswers += UInt64(counts.busy)
+        shared.value.counters.noMemoryAnswers += UInt64(counts.noMemory)
+        shared.value.counters.pauses += UInt64(counts.pauses)
     }
 
     private func place(of page: Int, in region: Region) -> BusyPlace {
         let range = region.guestRange(PageRange(start: page, count: 1))
         let labels = claims.lock.withLock { claims.labels(overlapping: range.address, range.address + range.size) }
         return BusyPlace(
-            address: range.address, fileOffset: UInt64(page) << UInt64(region.file.converter.pageShift),
+            address: range.address, fileOffset: UInt64(page) << UInt64(region.converter.pageShift),
             leases: labels)
     }
 
     // MARK: Waiting for others of this process
 
-    /// Until no conversion of an overlapping range is under way. Under the lock, which it may release and
-    /// take again.
-    @inline(__always)
-    private func waitForConversions(_ request: inout ConversionRequest) throws(GuestMemoryError) {
-        if claims.isEmpty { return }
-        try waitSlowly(&request, "a conversion of an overlapping range is under way") { kind in kind != .access }
-    }
-
-    /// Until nobody touches the pages. The claim stands already, so no new access begins. Under the lock;
-    /// when it throws, the lock and the claim are released.
-    @inline(never)
+    /// Until nobody touches the pages. Under the lock; when it throws, the lock and the claim are released.
     private func waitForAccesses(_ request: inout ConversionRequest) throws(GuestMemoryError) {
         do throws(GuestMemoryError) {
-            try waitSlowly(&request, "it is leased") { kind in kind == .access }
+            try wait(&request, "it is leased") { kind in kind == .access }
         } catch {
             let wake = claims.remove(request.claim)
-            counters.failed += 1
+            shared.value.counters.failed += 1
             claims.lock.unlock()
             if wake { claims.wakeWaiters() }
             var failure = error
@@ -149,16 +196,16 @@ extension GuestMemory {
         }
     }
 
-    @inline(never)
-    private func waitSlowly(
+    /// Until no claim of these kinds overlaps the request. Under the lock, which is released meanwhile.
+    private func wait(
         _ request: inout ConversionRequest, _ reason: StaticString, for matches: (Claims.Claim.Kind) -> Bool
     ) throws(GuestMemoryError) {
         var refusals = request.policy.immediateRetries
         while let holder = claims.first(overlapping: request.range.address, request.end, where: matches) {
-            if holder.thread == request.thread {
-                throw deadlock(request, holder)
+            if holder.thread == request.thread { throw deadlock(request, holder) }
+            if refusals == request.policy.immediateRetries, holder.kind == .access {
+                shared.value.counters.leaseWaits += 1
             }
-            if refusals == request.policy.immediateRetries, holder.kind == .access { counters.leaseWaits += 1 }
             refusals += 1
             let holders = claims.labels(overlapping: request.range.address, request.end)
             do throws(RetryLoop.Failure) {
@@ -190,7 +237,7 @@ extension GuestMemory {
         GuestMemoryError(
             .deadlock, "convert to \(request.wanted)", .deadlock, range: request.range,
             holder.kind == .access
-                ? "this thread is inside \"\(holder.label)\" on \(hex(holder.start))..<\(hex(holder.end)): leave it first"
+                ? "this thread is inside \"\(claims.label(of: holder))\" on \(hex(holder.start))..<\(hex(holder.end)): leave it first"
                 : "this thread is inside a conversion of \(hex(holder.start))..<\(hex(holder.end)): a hook may not "
                     + "convert an overlapping range")
     }
@@ -213,16 +260,15 @@ struct ConversionRequest {
     /// What `convertAround` left.
     var heldPages: [GuestRange] = []
 
-    @inline(__always)
     init(
-        _ range: GuestRange, end: UInt64, to wanted: Shareability, policy: ConversionPolicy,
+        _ range: GuestRange, _ end: UInt64, to wanted: Shareability, _ policy: ConversionPolicy, thread: UInt64,
         on system: any SystemCalls
     ) {
         self.range = range
         self.end = end
         self.wanted = wanted
         self.policy = policy
-        self.thread = cgmem_thread_self()
+        self.thread = thread
         self.loop = RetryLoop(policy, on: system)
         self.cursor = range.address
     }

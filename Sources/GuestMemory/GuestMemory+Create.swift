@@ -111,13 +111,13 @@ extension GuestMemory {
     private func bindSlots() throws(GuestMemoryError) {
         for (index, region) in regions.enumerated() {
             guard let slot = region.slot else { continue }
-            let info = region.info
+            let info = info(of: region)
             let result = virtualMachine.bind(
                 slot: slot, region.range, guestView: info.guestViewAddress, file: info.descriptor,
                 offset: region.fileOffset)
             if let errno = Errno(result: result) {
                 unbindSlots(regions[..<index])
-                claims.lock.withLock { state = .closed }
+                claims.lock.withLock { shared.value.state = .closed }
                 throw GuestMemoryError(
                     errno == .exists ? .overlap : .systemCall,
                     "ioctl(KVM_SET_USER_MEMORY_REGION2, slot \(slot))", errno, range: region.range,

@@ -143,7 +143,7 @@ extension GuestMemory {
     private func isPristine(_ range: GuestRange) -> Bool {
         var at = range.address
         while let piece = nextPiece(at, range.address + range.size) {
-            if !regions[piece.region].file.isPristine { return false }
+            if !regions[piece.region].isPristine { return false }
             at = piece.end
         }
         return true
@@ -187,7 +187,7 @@ extension GuestMemory {
             let region = regions[piece.region]
             var rest = region.pages(piece.start, piece.end)
             let end = rest.end
-            while let next = region.file.ledger.nextRun(notIn: .shared, within: rest) {
+            while let next = region.ledger.nextRun(notIn: .shared, within: rest) {
                 runs.append(region.guestRange(next))
                 rest = PageRange(start: next.end, count: end - next.end)
                 if rest.isEmpty { break }
@@ -212,15 +212,15 @@ extension GuestMemory {
             for piece in pieces(of: run) {
                 let region = regions[piece.region]
                 let pages = region.pages(piece.start, piece.end)
-                let perFrame = Int(frame) >> region.file.converter.pageShift
+                let perFrame = Int(frame) >> region.converter.pageShift
                 for page in [pages.start, pages.end - 1] {
                     let first = page / perFrame * perFrame
-                    let count = min(perFrame, region.file.ledger.pageCount - first)
+                    let count = min(perFrame, region.ledger.pageCount - first)
                     let whole = PageRange(start: first, count: count)
                     if pages.start <= first && pages.end >= whole.end { continue }
                     let address = region.guestRange(whole).address
                     if frames.last != address,
-                        claims.lock.withLock({ region.file.ledger.uniformState(of: whole) }) != nil
+                        claims.lock.withLock({ region.ledger.uniformState(of: whole) }) != nil
                     {
                         frames.append(address)
                     }
@@ -269,7 +269,7 @@ extension GuestMemory {
                     result.append(
                         .init(
                             segment: segment.part(at - segment.range.address, end - at),
-                            host: region.hostAddress(at), file: region.file.converter.descriptor,
+                            host: region.hostAddress(at), file: region.converter.descriptor,
                             fileOffset: at - region.range.address + region.fileOffset))
                     at = end
                 }

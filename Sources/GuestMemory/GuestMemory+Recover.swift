@@ -9,11 +9,11 @@ extension GuestMemory {
         if case .held = failure, request.policy.heldPages == .convertAround {
             do throws(RetryLoop.AroundFailure) {
                 let held = try request.loop.convertAround(
-                    entry.run, to: request.wanted, by: region.file.converter
+                    entry.run, to: request.wanted, by: region.converter
                 ) { page in
                     BusyPlace(
                         address: region.guestRange(PageRange(start: page, count: 1)).address,
-                        fileOffset: UInt64(page) << UInt64(region.file.converter.pageShift), leases: [])
+                        fileOffset: UInt64(page) << UInt64(region.converter.pageShift), leases: [])
                 }
                 commit(&request, entry.run.without(held), in: entry.region)
                 request.heldPages += held.map { region.guestRange($0) }
@@ -38,8 +38,8 @@ extension GuestMemory {
     private func commit(_ request: inout ConversionRequest, _ runs: [PageRange], in region: Int) {
         claims.lock.withLock {
             for run in runs {
-                regions[region].file.ledger.set(run, to: request.wanted)
-                if request.wanted == .shared { regions[region].file.isPristine = false }
+                regions[region].ledger.set(run, to: request.wanted)
+                if request.wanted == .shared { regions[region].isPristine = false }
                 request.pages += UInt64(run.count)
                 request.journal.append(.init(region: region, run: run))
             }
@@ -74,9 +74,9 @@ extension GuestMemory {
         }
 
         claims.lock.lock()
-        counters.failed += 1
+        shared.value.counters.failed += 1
         count(request.loop.counts)
-        if case .poisoned = error.outcome { state = .poisoned }
+        if case .poisoned = error.outcome { shared.value.state = .poisoned }
         let wake = claims.remove(request.claim)
         claims.lock.unlock()
         if wake { claims.wakeWaiters() }
@@ -94,17 +94,17 @@ extension GuestMemory {
         var index = request.journal.count
         while index > 0 {
             let entry = request.journal[index - 1]
-            let file = regions[entry.region].file
+            let region = regions[entry.region]
             do throws(RetryLoop.Failure) {
-                try loop.convert(entry.run, to: request.wanted.opposite, by: file.converter) { _ in
+                try loop.convert(entry.run, to: request.wanted.opposite, by: region.converter) { _ in
                     BusyPlace(address: 0, fileOffset: 0, leases: [])
                 }
             } catch {
                 return .poisoned(guestRanges(request.journal, count: index))
             }
             claims.lock.withLock {
-                file.ledger.set(entry.run, to: request.wanted.opposite)
-                counters.pagesUndone += UInt64(entry.run.count)
+                region.ledger.set(entry.run, to: request.wanted.opposite)
+                shared.value.counters.pagesUndone += UInt64(entry.run.count)
             }
             index -= 1
         }
@@ -116,7 +116,7 @@ extension GuestMemory {
     private func converted(in run: PageRange, of region: Region, to wanted: Shareability) -> [PageRange] {
         var runs: [PageRange] = []
         for page in run.start..<run.end {
-            guard region.file.probe(page: page) == wanted else { continue }
+            guard files[region.fileIndex].probe(page: page) == wanted else { continue }
             if let last = runs.last, last.end == page {
                 runs[runs.count - 1].count += 1
             } else {

@@ -25,8 +25,12 @@ public final class GuestMemory: @unchecked Sendable {
     private let parentMark: ZeroedMemory
 
     /// Under the lock of `claims`.
-    var state = State.open
-    var counters = Statistics.Counters()
+    let shared = Cell(Shared())
+
+    struct Shared {
+        var state = State.open
+        var counters = Statistics.Counters()
+    }
 
     enum State { case open, poisoned, closed }
 
@@ -54,7 +58,7 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// A memory that nobody closed never waits: slots go, and whatever is still leased loses its mapping.
     deinit {
-        if !isForked, state != .closed { dismantle() }
+        if !isForked, shared.value.state != .closed { dismantle() }
     }
 
     @inline(__always)
@@ -67,7 +71,24 @@ public final class GuestMemory: @unchecked Sendable {
     public var pageSize: Int { system.pageSize }
 
     /// The regions, sorted by address.
-    public var regionInfos: [RegionInfo] { regions.map(\.info) }
+    ///
+    /// Whoever asks where shared memory is may write to it: `populate` then counts on no zeros there.
+    public var regionInfos: [RegionInfo] {
+        claims.lock.withLock {
+            for region in regions where region.ledger.uniformState(of: region.pages) != .private {
+                region.isPristine = false
+            }
+        }
+        return regions.map(info)
+    }
+
+    func info(of region: Region) -> RegionInfo {
+        RegionInfo(
+            range: region.range, slot: region.slot, descriptor: region.converter.descriptor,
+            fileOffset: region.fileOffset, hostAddress: region.hostAddress(region.range.address),
+            guestViewAddress: files[region.fileIndex].guestViewAddress + UInt(region.fileOffset),
+            congruence: region.congruence)
+    }
 
     // MARK: Finding the way from guest-physical addresses
 
@@ -124,7 +145,7 @@ public final class GuestMemory: @unchecked Sendable {
     private func invalid(
         _ range: GuestRange, _ operation: StaticString, _ holes: ConversionPolicy.Holes
     ) -> GuestMemoryError {
-        if claims.lock.withLock({ state }) == .closed { return unusable(operation) }
+        if claims.lock.withLock({ shared.value.state }) == .closed { return unusable(operation) }
         let fault: (GuestMemoryError.Code, String)
         if range.size == 0 {
             fault = (.badRange, "the range is empty")
@@ -155,11 +176,13 @@ public final class GuestMemory: @unchecked Sendable {
 
     // MARK: State
 
-    /// Throws when the memory may not be used any more. Under the lock of `claims`.
+    /// Whether the memory may still be used. Under the lock of `claims`.
     @inline(__always)
+    var isOpen: Bool { shared.value.state == .open && !isForked }
+
+    /// Throws when it may not. Under the lock of `claims`.
     func checkOpen(_ operation: StaticString) throws(GuestMemoryError) {
-        if state == .open, !isForked { return }
-        throw unusable(operation)
+        if !isOpen { throw unusable(operation) }
     }
 
     @inline(never)
@@ -169,7 +192,7 @@ public final class GuestMemory: @unchecked Sendable {
                 .closed, "\(operation)", nil,
                 "this is a forked child: the memory belongs to its parent, exec or create your own")
         }
-        if state == .poisoned {
+        if shared.value.state == .poisoned {
             return GuestMemoryError(
                 .poisoned, "\(operation)", nil,
                 "undoing a failed conversion failed earlier: shut the guest down and close the memory")
@@ -181,7 +204,7 @@ public final class GuestMemory: @unchecked Sendable {
     public func shareability(at address: UInt64) -> Shareability? {
         guard let index = region(containing: address) else { return nil }
         let page = regions[index].pages(address & ~pageMask, (address & ~pageMask) + pageMask + 1).start
-        return claims.lock.withLock { regions[index].file.ledger.state(ofPage: page) }
+        return claims.lock.withLock { regions[index].ledger.state(ofPage: page) }
     }
 
     /// The largest mapping, in bytes, that guest-physical address `address` can be part of now: 1 GiB or
@@ -194,7 +217,7 @@ public final class GuestMemory: @unchecked Sendable {
             let start = address & ~(frame - 1)
             guard start >= region.range.address, region.end - start >= frame else { continue }
             let pages = region.pages(start, start + frame)
-            if claims.lock.withLock({ region.file.ledger.uniformState(of: pages) }) != nil { return frame }
+            if claims.lock.withLock({ region.ledger.uniformState(of: pages) }) != nil { return frame }
         }
         return pageMask + 1
     }

@@ -26,17 +26,14 @@ struct MemoryBuilder {
             let gmem = try GuestMemfd.create(in: vm, size: request.range.size, flags: flags)
             file = try open(gmem, state, isPristine: true)
             files.append(file)
-            try set(file, PageRange(start: 0, count: file.ledger.pageCount), to: initially, request.range)
+            try set(file, PageRange(start: 0, count: file.ledger.value.pageCount), to: initially, request.range)
         case .existing(let descriptor, let offset, let state):
             fileOffset = offset
             let gmem = try GuestMemfd.adopt(descriptor, atLeast: offset + request.range.size, on: system)
             if let known = known(gmem) { file = known } else { file = try adopt(gmem) }
-            let region = Region(
-                range: request.range, end: request.range.address + request.range.size, slot: request.slot,
-                file: file, fileOffset: offset)
-            let pages = region.pages(request.range.address, region.end)
-            for other in regions where other.file === file {
-                if other.pages(other.range.address, other.end).overlaps(pages) {
+            let pages = region(request, file, fileOffset).pages
+            for other in regions where files[other.fileIndex] === file {
+                if other.pages.overlaps(pages) {
                     throw GuestMemoryError(
                         .overlap, "GuestMemory.create", .exists, range: request.range,
                         "it names the same pages of descriptor \(descriptor) as the region at \(other.range)")
@@ -44,10 +41,13 @@ struct MemoryBuilder {
             }
             try set(file, pages, to: state, request.range)
         }
-        regions.append(
-            Region(
-                range: request.range, end: request.range.address + request.range.size, slot: request.slot,
-                file: file, fileOffset: fileOffset))
+        regions.append(region(request, file, fileOffset))
+    }
+
+    private func region(_ request: RegionRequest, _ file: MemoryFile, _ fileOffset: UInt64) -> Region {
+        Region(
+            request.range, slot: request.slot, file: file, at: files.firstIndex { $0 === file }!,
+            fileOffset: fileOffset)
     }
 
     private func known(_ gmem: GuestMemfd) -> MemoryFile? {
@@ -89,7 +89,7 @@ struct MemoryBuilder {
         }
         let converter = FileConverter(
             method: method, descriptor: gmem.descriptor, hostView: hostView.address,
-            pageShift: pageSize.trailingZeroBitCount, system: system)
+            pageShift: pageSize.trailingZeroBitCount)
         return MemoryFile(
             gmem, converter: converter, hostView: hostView, guestView: guestView, ledger: ledger,
             isPristine: isPristine)
@@ -99,7 +99,7 @@ struct MemoryBuilder {
     private func set(
         _ file: MemoryFile, _ pages: PageRange, to state: Shareability, _ range: GuestRange
     ) throws(GuestMemoryError) {
-        if file.isPristine, file.ledger.uniformState(of: pages) == state { return }
+        if file.isPristine.value, file.ledger.value.uniformState(of: pages) == state { return }
         var loop = RetryLoop(.vmm, on: system)
         do throws(RetryLoop.Failure) {
             try loop.convert(pages, to: state, by: file.converter) { page in
@@ -111,6 +111,6 @@ struct MemoryBuilder {
             failure.message += ". Setting the region to its first state is what failed"
             throw failure
         }
-        file.ledger.set(pages, to: state)
+        file.ledger.value.set(pages, to: state)
     }
 }

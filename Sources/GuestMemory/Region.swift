@@ -40,47 +40,75 @@ public struct RegionInfo: Sendable {
     public let congruence: UInt64
 }
 
-/// A region as the library keeps it.
-struct Region {
+/// A region as the library keeps it: plain numbers, so that looking one up costs no reference counting.
+///
+/// `@safe`: the addresses lead into the `MemoryFile` at `fileIndex`, which `GuestMemory` owns as long as itself.
+@safe
+struct Region: BitwiseCopyable {
     let range: GuestRange
     /// `range.end`, known not to wrap.
     let end: UInt64
     let slot: UInt32?
-    let file: MemoryFile
     let fileOffset: UInt64
+    let fileIndex: Int
+    let converter: FileConverter
+    private let ledgerAddress: UnsafeMutablePointer<ShareabilityMap>
+    private let pristineAddress: UnsafeMutablePointer<Bool>
+
+    init(_ range: GuestRange, slot: UInt32?, file: MemoryFile, at fileIndex: Int, fileOffset: UInt64) {
+        self.range = range
+        self.end = range.address + range.size
+        self.slot = slot
+        self.fileOffset = fileOffset
+        self.fileIndex = fileIndex
+        self.converter = file.converter
+        unsafe self.ledgerAddress = unsafe file.ledger.address
+        unsafe self.pristineAddress = unsafe file.isPristine.address
+    }
+
+    /// The ledger of the region's file. Under the lock of the memory's claims.
+    @inline(__always)
+    var ledger: ShareabilityMap {
+        // SAFETY: see the type.
+        unsafeAddress { unsafe UnsafePointer(ledgerAddress) }
+        nonmutating unsafeMutableAddress { unsafe ledgerAddress }
+    }
+
+    /// Whether nothing but zeros can be in the file: no host could write to it yet. Under the same lock.
+    @inline(__always)
+    var isPristine: Bool {
+        get { unsafe pristineAddress.pointee }
+        nonmutating set { unsafe pristineAddress.pointee = newValue }
+    }
 
     /// The pages of the file behind a part of the region.
     @inline(__always)
     func pages(_ start: UInt64, _ end: UInt64) -> PageRange {
-        let shift = UInt64(file.converter.pageShift)
+        let shift = UInt64(converter.pageShift)
         return PageRange(
-            start: Int(truncatingIfNeeded: (start - range.address + fileOffset) >> shift),
-            count: Int(truncatingIfNeeded: (end - start) >> shift))
+            start: Int(truncatingIfNeeded: (start &- range.address &+ fileOffset) &>> shift),
+            count: Int(truncatingIfNeeded: (end &- start) &>> shift))
     }
+
+    /// All of its pages.
+    var pages: PageRange { pages(range.address, end) }
 
     /// The guest-physical bytes of a run of the file's pages.
     func guestRange(_ run: PageRange) -> GuestRange {
-        let shift = UInt64(file.converter.pageShift)
+        let shift = UInt64(converter.pageShift)
         return GuestRange(
             address: range.address + (UInt64(run.start) << shift) - fileOffset, size: UInt64(run.count) << shift)
     }
 
     /// The host view of a guest-physical address of the region.
     func hostAddress(_ address: UInt64) -> UInt {
-        file.converter.hostView + UInt(address - range.address + fileOffset)
+        converter.hostView + UInt(address - range.address + fileOffset)
     }
 
     var congruence: UInt64 {
         let distance = range.address ^ fileOffset
         for frame: UInt64 in [1 << 30, 1 << 21] where distance & (frame - 1) == 0 { return frame }
-        return UInt64(1) << UInt64(file.converter.pageShift)
-    }
-
-    var info: RegionInfo {
-        RegionInfo(
-            range: range, slot: slot, descriptor: file.converter.descriptor, fileOffset: fileOffset,
-            hostAddress: hostAddress(range.address), guestViewAddress: file.guestViewAddress + UInt(fileOffset),
-            congruence: congruence)
+        return UInt64(1) << UInt64(converter.pageShift)
     }
 }
 
@@ -90,9 +118,9 @@ final class MemoryFile {
     /// What KVM gets as `userspace_addr` for the file's first byte.
     let guestViewAddress: UInt
     /// The truth about every page. Under the lock of the memory's claims.
-    var ledger: ShareabilityMap
-    /// Whether nothing but zeros can be in the pages: no host could write to them yet. Under the same lock.
-    var isPristine: Bool
+    let ledger: Cell<ShareabilityMap>
+    /// See `Region.isPristine`. Under the same lock.
+    let isPristine: Cell<Bool>
 
     // What `end` takes away. Before that never nil, after it never asked for.
     private(set) var file: GuestMemfd?
@@ -109,8 +137,8 @@ final class MemoryFile {
         self.converter = converter
         self.hostView = consume hostView
         self.guestView = consume guestView
-        self.ledger = ledger
-        self.isPristine = isPristine
+        self.ledger = Cell(ledger)
+        self.isPristine = Cell(isPristine)
     }
 
     /// Unmaps and closes. Nobody may hold a claim on the file's pages any more.

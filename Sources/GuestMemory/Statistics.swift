@@ -39,16 +39,15 @@ extension GuestMemory {
     public var statistics: Statistics {
         claims.lock.withLock {
             var result = Statistics()
-            result.counters = counters
-            result.leases = claims.holders.count { $0.kind == .access }
+            result.counters = shared.value.counters
+            result.leases = claims.accessCount
             for region in regions {
-                let pages = region.pages(region.range.address, region.end)
-                let shared = UInt64(region.file.ledger.countPages(in: .shared, within: pages) * pageSize)
+                let shared = UInt64(region.ledger.countPages(in: .shared, within: region.pages) * pageSize)
                 result.sharedBytes += shared
                 result.privateBytes += region.range.size - shared
             }
             for file in files {
-                let frames = file.ledger.statistics
+                let frames = file.ledger.value.statistics
                 result.mixedFrames2M += frames.mixed2M
                 result.mixedFrames2MPeak += frames.mixed2MPeak
                 result.mixedFrames1G += frames.mixed1G

@@ -10,7 +10,7 @@ import Testing
 
     var converter: FileConverter {
         FileConverter(
-            method: .inPlace(.attributes2), descriptor: 99, hostView: 0, pageShift: 12, system: kernel)
+            method: .inPlace(.attributes2), descriptor: 99, hostView: 0, pageShift: 12)
     }
 
     func place(_ page: Int) -> BusyPlace {
@@ -196,7 +196,7 @@ import Testing
 
     @Test func guardPagesAreNeverBusyAtAnOffset() {
         let guards = FileConverter(
-            method: .guardPages, descriptor: 99, hostView: 1 << 40, pageShift: 12, system: kernel)
+            method: .guardPages, descriptor: 99, hostView: 1 << 40, pageShift: 12)
         let answer = ConversionAnswer(result: again, errorOffset: 0)
         #expect(guards.busyPage(answer, in: PageRange(start: 7, count: 2)) == 7)
     }

@@ -77,9 +77,9 @@ public struct ConversionPolicy: Sendable {
     public var isCancelled: (@Sendable () -> Bool)?
 
     /// For a VMM's own call: up to 5 s.
-    public static let vmm = ConversionPolicy(deadline: 5_000_000_000)
+    public static var vmm: ConversionPolicy { ConversionPolicy(deadline: 5_000_000_000) }
     /// For a vCPU thread, whose guest waits with interrupts off: up to 1 s.
-    public static let vcpu = ConversionPolicy(deadline: 1_000_000_000)
+    public static var vcpu: ConversionPolicy { ConversionPolicy(deadline: 1_000_000_000) }
 
     public init(deadline: UInt64) { self.deadline = deadline }
 }

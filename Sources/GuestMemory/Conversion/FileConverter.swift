@@ -1,7 +1,7 @@
 import CGmem
 
 /// What converts runs of one file: the method, and what the method's call is made on.
-package struct FileConverter {
+package struct FileConverter: BitwiseCopyable {
     package let method: ConversionMethod
     /// The guest_memfd.
     package let descriptor: Int32
@@ -9,22 +9,19 @@ package struct FileConverter {
     package let hostView: UInt
     /// log2 of the page size.
     package let pageShift: Int
-    package let system: any SystemCalls
 
-    package init(
-        method: ConversionMethod, descriptor: Int32, hostView: UInt, pageShift: Int,
-        system: any SystemCalls
-    ) {
+    package init(method: ConversionMethod, descriptor: Int32, hostView: UInt, pageShift: Int) {
         self.method = method
         self.descriptor = descriptor
         self.hostView = hostView
         self.pageShift = pageShift
-        self.system = system
     }
 
     /// One attempt at one run.
     @inline(__always)
-    package func attempt(_ run: PageRange, to state: Shareability) -> ConversionAnswer {
+    package func attempt(
+        _ run: PageRange, to state: Shareability, on system: any SystemCalls
+    ) -> ConversionAnswer {
         switch method {
         case .inPlace(let dialect):
             return dialect.convert(

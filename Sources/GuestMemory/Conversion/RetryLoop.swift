@@ -41,12 +41,10 @@ package struct RetryLoop {
     package var isOverdue: Bool { elapsed >= policy.deadline }
 
     /// Converts one run: in one call where nobody is in the way.
-    @inline(__always)
     package mutating func convert(
         _ run: PageRange, to state: Shareability, by converter: FileConverter, place: (Int) -> BusyPlace
     ) throws(Failure) {
-        let answer = converter.attempt(run, to: state)
-        if answer.result == 0 { return }
+        let answer = converter.attempt(run, to: state, on: system)
         try persist(run, to: state, by: converter, after: answer, place: place)
     }
 
@@ -78,9 +76,8 @@ package struct RetryLoop {
         package var unconverted: [PageRange]
     }
 
-    /// Everything after a first refusal.
-    @inline(never)
-    private mutating func persist(
+    /// Converts one run whose first attempt was answered already.
+    package mutating func persist(
         _ run: PageRange, to state: Shareability, by converter: FileConverter,
         after first: ConversionAnswer, place: (Int) -> BusyPlace
     ) throws(Failure) {
@@ -104,7 +101,7 @@ package struct RetryLoop {
             default:
                 throw .refused(errno)
             }
-            answer = converter.attempt(run, to: state)
+            answer = converter.attempt(run, to: state, on: system)
         }
     }
 

@@ -4,7 +4,7 @@ import CGmem
 ///
 /// A dialect turns one conversion into one system call and says what its answers mean. Which dialect a
 /// kernel speaks is found by behaviour (`Capabilities`), never by version or capability number.
-public enum Dialect: UInt8, Equatable, Sendable, CaseIterable {
+public enum Dialect: UInt8, BitwiseCopyable, Equatable, Sendable, CaseIterable {
     /// `KVM_SET_MEMORY_ATTRIBUTES2` on the guest_memfd: conversion series RFC v2 to v8, linux-next of
     /// September 2026. In no release up to Linux 7.3.
     case attributes2

@@ -24,7 +24,7 @@ extension Level: CustomStringConvertible {
 }
 
 /// How a page's state is changed.
-public enum ConversionMethod: Equatable, Sendable {
+public enum ConversionMethod: BitwiseCopyable, Equatable, Sendable {
     /// By the kernel, one backing for both states.
     case inPlace(Dialect)
     /// By guard pages on this process's view of a guest_memfd that is shared for life (level `process`).

@@ -2,7 +2,7 @@
 ///
 /// Any two numbers make a `GuestRange`, because guests hand over any two numbers: what an operation
 /// accepts, it checks and says.
-public struct GuestRange: Equatable, Sendable {
+public struct GuestRange: BitwiseCopyable, Equatable, Sendable {
     /// The first byte's guest-physical address (GPA).
     public var address: UInt64
     /// Bytes.

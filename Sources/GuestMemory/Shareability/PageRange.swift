@@ -1,5 +1,5 @@
 /// Pages of one file: the index of the first, and how many.
-package struct PageRange: Equatable, Sendable {
+package struct PageRange: BitwiseCopyable, Equatable, Sendable {
     package var start: Int
     package var count: Int
 
