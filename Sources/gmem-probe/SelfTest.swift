@@ -17,14 +17,11 @@ struct SelfTest {
     }
 
     func run() throws(GuestMemoryError) {
-        let descriptors = openDescriptors()
-        let vm = try VirtualMachine.strongest(require: .emulated)
-        let level = Capabilities.detect(vm).level ?? .emulated
-        print("level: \(level)\(Self.meaning(level))")
-        try lifeCycle(vm)
-        if let before = descriptors, let after = openDescriptors() {
-            // The VM is still open here: its own descriptors are what may be left.
-            print("descriptors: \(before) open before, \(after) with the VM still open")
+        let before = openDescriptors()
+        let level = try lifeCycle()
+        if let before, let after = openDescriptors() {
+            guard before == after else { throw failure("\(before) descriptors were open before, \(after) are after") }
+            step("leak nothing", "\(after) descriptors open, as before")
         }
         print("PASS: everything read back as it was written, on level \(level)")
     }
@@ -37,7 +34,10 @@ struct SelfTest {
         }
     }
 
-    private func lifeCycle(_ vm: VirtualMachine) throws(GuestMemoryError) {
+    private func lifeCycle() throws(GuestMemoryError) -> Level {
+        let vm = try VirtualMachine.strongest(require: .emulated)
+        let level = Capabilities.detect(vm).level ?? .emulated
+        print("level: \(level)\(Self.meaning(level))")
         var plan = PopulationPlan()
         try plan.add(path: payload, at: Self.loadAddress)
         let loaded = GuestRange(address: Self.loadAddress, size: plan.byteCount)
@@ -73,7 +73,7 @@ struct SelfTest {
 
         try checkKeptOut(memory, at: loaded.address)
         try change(memory, at: loaded.address + loaded.size)
-        try meetHeldPage(memory, vm)
+        try meetHeldPage(memory)
         try readBack(memory, loaded, expected)
 
         let statistics = memory.statistics
@@ -86,6 +86,7 @@ struct SelfTest {
                 + "\(statistics.counters.busyAnswers) EAGAIN, \(statistics.counters.pauses) pauses, "
                 + "at most \(statistics.mixedFrames2MPeak) mixed 2 MiB frames")
         print("  policy: \(ConversionPolicy.vmm)")
+        return level
     }
 
     // MARK: Steps
@@ -126,7 +127,7 @@ struct SelfTest {
 
     /// A conversion meets a page that somebody holds: it fails with nothing changed while the holder keeps
     /// it, and succeeds when the holder, asked, lets go.
-    private func meetHeldPage(_ memory: GuestMemory, _ vm: VirtualMachine) throws(GuestMemoryError) {
+    private func meetHeldPage(_ memory: GuestMemory) throws(GuestMemoryError) {
         let page = UInt64(Self.pageSize)
         let range = GuestRange(address: Self.highRegion, size: 16 * page)
         let heldPage = GuestRange(address: Self.highRegion + 5 * page, size: page)
