@@ -31,7 +31,7 @@ let package = Package(
             name: "gmem-bench", dependencies: ["GuestMemory", "CGmem", "CBaseline"],
             path: "Benchmarks/gmem-bench", swiftSettings: strict),
         .testTarget(
-            name: "GuestMemoryTests", dependencies: ["GuestMemory", "CGmem", "CTouch"],
+            name: "GuestMemoryTests", dependencies: ["GuestMemory", "CGmem", "CTouch", "gmem-probe"],
             swiftSettings: strict),
     ],
     swiftLanguageModes: [.v6],
