@@ -227,13 +227,13 @@ import Testing
                 index += 2
             }
             let last = index - 2
-            try require(result == failed(.noMemory) && machine.kernel.counters.mapLimitHits == 1)
-            try require(machine.kernel.state(ofPage: last, descriptor: machine.file) == .shared)
-            try require(mapping.read(last * page).signal == 0 && mapping.isRefused((last - 2) * page))
+            try require(1, result == failed(.noMemory) && machine.kernel.counters.mapLimitHits == 1)
+            try require(2, machine.kernel.state(ofPage: last, descriptor: machine.file) == .shared)
+            try require(3, mapping.read(last * page).signal == 0 && mapping.isRefused((last - 2) * page))
             // With a little room again, it goes on.
-            try require(machine.kernel.munmap(UInt(mapping.result), 100 * page) == 0)
-            try require(machine.convert(.private, at: 0, last) == 0)
-            try require(machine.convert(.private, at: last) == 0)
+            try require(4, machine.kernel.munmap(UInt(mapping.result), 100 * page) == 0)
+            try require(5, machine.convert(.private, at: 0, last) == 0)
+            try require(6, machine.convert(.private, at: last) == 0)
         }
     }
 

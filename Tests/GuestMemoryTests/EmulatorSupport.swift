@@ -1,5 +1,6 @@
 import CGmem
 import CTouch
+import Glibc
 
 @testable import GuestMemory
 
@@ -169,10 +170,12 @@ extension EmulatedKernel {
 func failed(_ errno: Errno) -> Int { errno.result }
 
 struct Unmet: Error {
-    var line: Int
+    var step: Int
 }
 
-/// For bodies that run in a process of their own, where an issue would go unnoticed.
-func require(_ condition: Bool, line: Int = #line) throws {
-    if !condition { throw Unmet(line: line) }
+/// For bodies that run in a process of their own, where an issue would go unnoticed: it ends with `step`
+/// as its exit code.
+func require(_ step: Int, _ condition: Bool) throws {
+    if !condition && step > 0 { exit(Int32(step)) }
+    if !condition { throw Unmet(step: step) }
 }
