@@ -220,6 +220,8 @@ import Testing
             let machine = try Machine(
                 Setup(dialect: .twoB, mechanism: .holes), pages: pages, initially: .shared)
             let mapping = machine.map()
+            // A second mapping has to be put right when the first cannot be changed, or the reverse.
+            let other = machine.map()
             var result = 0
             var index = 0
             while index < pages && result == 0 {
@@ -229,7 +231,13 @@ import Testing
             let last = index - 2
             try require(1, result == failed(.noMemory) && machine.kernel.counters.mapLimitHits == 1)
             try require(2, machine.kernel.state(ofPage: last, descriptor: machine.file) == .shared)
-            try require(3, mapping.read(last * page).signal == 0 && mapping.isRefused((last - 2) * page))
+            for mapping in [mapping, other] {
+                try require(3, mapping.read(last * page).signal == 0 && mapping.isRefused((last - 2) * page))
+            }
+            // To shared needs room too, and what stays private stays out of reach.
+            if machine.convert(.shared, at: last - 2) != 0 {
+                try require(6, mapping.isRefused((last - 2) * page) && other.isRefused((last - 2) * page))
+            }
             // With a little room again, it goes on.
             try require(4, machine.kernel.munmap(UInt(mapping.result), 100 * page) == 0)
             try require(5, machine.convert(.private, at: 0, last) == 0)

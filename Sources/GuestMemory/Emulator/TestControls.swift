@@ -1,7 +1,7 @@
 /// What a test does to the kernel that no VMM could: hold pages, break calls, look behind the curtain.
 extension EmulatedKernel {
     /// Somebody holds pages of a guest_memfd; conversion to private answers EAGAIN until it is released.
-    public struct Pin: Hashable, Sendable {
+    public struct Pin: Equatable, Sendable {
         let id: UInt64
     }
 
@@ -66,7 +66,7 @@ extension EmulatedKernel {
     }
 
     /// What this kernel has done since it was made.
-    public struct Counters: Hashable, Sendable {
+    public struct Counters: Equatable, Sendable {
         /// Conversion calls that were made, refused and failed ones included.
         public var conversionCalls = 0
         /// Those that changed the state of at least one page.
@@ -82,7 +82,7 @@ extension EmulatedKernel {
 
 /// A call that fails by arrangement.
 public struct ScriptedFault: Sendable {
-    public enum Call: Hashable, Sendable {
+    public enum Call: Equatable, Sendable {
         /// Opening /dev/kvm.
         case open
         /// This request, on a descriptor of this kernel.
