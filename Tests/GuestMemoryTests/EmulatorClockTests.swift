@@ -3,6 +3,9 @@ import Testing
 
 @testable import GuestMemory
 
+/// -errno, as the seam returns it.
+private func failed(_ errno: Errno) -> Int { errno.result }
+
 @Suite struct EmulatorClockTests {
     @Test func timeJumpsWhenEverybodySleeps() throws {
         let kernel = try EmulatedKernel()

@@ -4,6 +4,10 @@ import Testing
 
 @testable import GuestMemory
 
+private let page = Int(cgmem_page_size())
+/// -errno, as the seam returns it.
+private func failed(_ errno: Errno) -> Int { errno.result }
+
 /// Both conversion calls, row by row.
 @Suite struct EmulatorConversionTests {
     let untouched: UInt64 = 0xABCD
@@ -11,7 +15,7 @@ import Testing
     // MARK: Dialect 1
 
     @Test func dialect1ChecksInOrder() throws {
-        let machine = try Machine(Setup(dialect: .one, mechanism: .automatic))
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .one, mechanism: .automatic))
         let kernel = machine.kernel
         let size = UInt64(machine.size)
         for request in [CGMEM_KVM_GMEM_CONVERT_SHARED, CGMEM_KVM_GMEM_CONVERT_PRIVATE] {
@@ -22,7 +26,8 @@ import Testing
         #expect(kernel.ioctl(machine.file, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2, 0) == failed(.notTTY))
         func ask(_ offset: UInt64, _ size: UInt64, _ errorOffset: UInt64 = 0) -> Int {
             var after = errorOffset
-            let result = machine.convert(.shared, offset: offset, size: size, errorOffset: &after, on: machine.file)
+            let result = machine.convert(
+                .shared, offset: offset, size: size, errorOffset: &after, on: machine.file)
             #expect(after == errorOffset)
             return result
         }
@@ -49,14 +54,14 @@ import Testing
     }
 
     @Test func dialect1AsksNoVMType() throws {
-        let machine = try Machine(Setup(dialect: .one, mechanism: .automatic), vmType: 0)
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .one, mechanism: .automatic), vmType: 0)
         #expect(machine.convert(.shared, at: 0) == 0 && machine.convert(.private, at: 0) == 0)
     }
 
     // MARK: Dialect 2b
 
     private func ask(
-        _ machine: Machine, _ change: (inout cgmem_kvm_memory_attributes2) -> Void
+        _ machine: EmulatorMachine, _ change: (inout cgmem_kvm_memory_attributes2) -> Void
     ) -> Int {
         var request = cgmem_kvm_memory_attributes2()
         request.size = UInt64(page)
@@ -68,7 +73,7 @@ import Testing
     }
 
     @Test func dialect2bChecksInOrder() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
         let kernel = machine.kernel
         let size = UInt64(machine.size)
         #expect(kernel.ioctl(machine.file, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2, 0) == failed(.badAddress))
@@ -81,7 +86,11 @@ import Testing
         #expect(ask(machine) { $0.attributes = 1 } == failed(.invalid))
         #expect(ask(machine) { $0.attributes = 9 } == failed(.invalid))
         #expect(ask(machine) { $0.size = 0 } == failed(.invalid))
-        #expect(ask(machine) { $0.offset = UInt64.max - 4095; $0.size = 8192 } == failed(.invalid))
+        #expect(
+            ask(machine) {
+                $0.offset = UInt64.max - 4095
+                $0.size = 8192
+            } == failed(.invalid))
         #expect(ask(machine) { $0.offset = 1 } == failed(.invalid))
         #expect(ask(machine) { $0.size += 1 } == failed(.invalid))
         #expect(ask(machine) { $0.offset = size } == failed(.invalid))
@@ -94,21 +103,27 @@ import Testing
     }
 
     @Test func dialect2bNeedsPrivateMemory() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic), initially: .shared, vmType: 0)
+        let machine = try EmulatorMachine(
+            EmulatorSetup(dialect: .twoB, mechanism: .automatic), initially: .shared, vmType: 0)
         #expect(ask(machine) { _ in } == failed(.invalid))
         #expect(ask(machine) { $0.attributes = 8 } == failed(.invalid))
         #expect(ask(machine) { $0.size = 0 } == failed(.invalid))
-        #expect(machine.kernel.ioctl(machine.file, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2, 0) == failed(.badAddress))
+        #expect(
+            machine.kernel.ioctl(machine.file, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2, 0) == failed(.badAddress))
     }
 
     @Test func dialect2bCanBeSwitchedOff() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic)) { $0.inPlaceConversion = false }
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic)) {
+            $0.inPlaceConversion = false
+        }
         #expect(ask(machine) { _ in } == failed(.notTTY))
         #expect(machine.kernel.ioctl(machine.file, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2, 0) == failed(.notTTY))
     }
 
     @Test func bothDialectsCanBeOnOneFile() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic)) { $0.dialects.insert(.convert) }
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic)) {
+            $0.dialects.insert(.convert)
+        }
         #expect(machine.convert(.shared, at: 0) == 0)
         var request = cgmem_kvm_gmem_convert()
         request.size = UInt64(page)
@@ -118,11 +133,13 @@ import Testing
 
     @Test func kernelsWithoutConversionKnowNoCall() throws {
         for preset in [EmulatedKernel.Configuration.linux6_18, .linux6_12] {
-            let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic), vmType: 0) { $0 = preset }
+            let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic), vmType: 0)
+            { $0 = preset }
             let file = Int32(machine.kernel.createFile(machine.vm, size: UInt64(page), flags: 0))
             defer { _ = machine.kernel.close(file) }
             for request in [
-                CGMEM_KVM_GMEM_CONVERT_SHARED, CGMEM_KVM_GMEM_CONVERT_PRIVATE, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2,
+                CGMEM_KVM_GMEM_CONVERT_SHARED, CGMEM_KVM_GMEM_CONVERT_PRIVATE,
+                CGMEM_KVM_SET_MEMORY_ATTRIBUTES2,
                 CGMEM_KVM_SET_MEMORY_ATTRIBUTES2_RFC1, CGMEM_KVM_SET_MEMORY_ATTRIBUTES,
             ] {
                 #expect(machine.kernel.ioctl(file, request, 0) == failed(.notTTY))
@@ -132,8 +149,8 @@ import Testing
 
     // MARK: Held pages
 
-    @Test(arguments: Setup.all) func aHeldPageStopsAllOfIt(setup: Setup) throws {
-        let machine = try Machine(setup, initially: .shared)
+    @Test(arguments: EmulatorSetup.all) func aHeldPageStopsAllOfIt(setup: EmulatorSetup) throws {
+        let machine = try EmulatorMachine(setup, initially: .shared)
         let kernel = machine.kernel
         let mapping = machine.map()
         #expect(mapping.write(9 * page, 9).signal == 0)
@@ -165,16 +182,16 @@ import Testing
     }
 
     /// A page that is private already is asked in dialect 2b, which scans all of the range, not in 1.
-    @Test(arguments: Setup.all) func aHeldPrivatePage(setup: Setup) throws {
-        let machine = try Machine(setup, initially: .shared)
+    @Test(arguments: EmulatorSetup.all) func aHeldPrivatePage(setup: EmulatorSetup) throws {
+        let machine = try EmulatorMachine(setup, initially: .shared)
         #expect(machine.convert(.private, at: 3) == 0)
         #expect(machine.kernel.pin(machine.file, offset: UInt64(3 * page), length: 1) != nil)
         #expect(machine.convert(.private, at: 3) == 0)
         #expect(machine.convert(.private, at: 2, 3) == (setup.dialect == .one ? 0 : failed(.again)))
     }
 
-    @Test(arguments: Setup.all) func pinsAreChecked(setup: Setup) throws {
-        let machine = try Machine(setup)
+    @Test(arguments: EmulatorSetup.all) func pinsAreChecked(setup: EmulatorSetup) throws {
+        let machine = try EmulatorMachine(setup)
         let kernel = machine.kernel
         #expect(kernel.pin(machine.vm, offset: 0, length: 1) == nil)
         #expect(kernel.pin(-1, offset: 0, length: 1) == nil)
@@ -184,9 +201,10 @@ import Testing
         #expect(!kernel.holdTransiently(machine.file, offset: 0, length: 1, refusals: 0))
     }
 
-    @Test(arguments: Setup.all) func transientReferencesGoAway(setup: Setup) throws {
-        let machine = try Machine(setup, initially: .shared)
-        #expect(machine.kernel.holdTransiently(machine.file, offset: UInt64(5 * page), length: 1, refusals: 3))
+    @Test(arguments: EmulatorSetup.all) func transientReferencesGoAway(setup: EmulatorSetup) throws {
+        let machine = try EmulatorMachine(setup, initially: .shared)
+        #expect(
+            machine.kernel.holdTransiently(machine.file, offset: UInt64(5 * page), length: 1, refusals: 3))
         for _ in 0..<3 {
             #expect(machine.convert(.private, at: 0) == 0 && machine.convert(.shared, at: 0) == 0)
             #expect(machine.convert(.private, at: 4, 4) == failed(.again))
@@ -194,9 +212,9 @@ import Testing
         #expect(machine.convert(.private, at: 4, 4) == 0)
     }
 
-    @Test(arguments: Setup.all) func spontaneousReferencesAreRepeatable(setup: Setup) throws {
+    @Test(arguments: EmulatorSetup.all) func spontaneousReferencesAreRepeatable(setup: EmulatorSetup) throws {
         func refusals(_ seed: UInt64) throws -> [Int] {
-            let machine = try Machine(setup, initially: .shared) { $0.seed = seed }
+            let machine = try EmulatorMachine(setup, initially: .shared) { $0.seed = seed }
             machine.kernel.setSpontaneousReferences(oneIn: 4)
             return (0..<200).map { _ in
                 var errorOffset: UInt64 = 0
@@ -215,8 +233,8 @@ import Testing
 
     // MARK: Faults by arrangement
 
-    @Test(arguments: Setup.all) func scriptedFaults(setup: Setup) throws {
-        let machine = try Machine(setup, initially: .shared)
+    @Test(arguments: EmulatorSetup.all) func scriptedFaults(setup: EmulatorSetup) throws {
+        let machine = try EmulatorMachine(setup, initially: .shared)
         let kernel = machine.kernel
         let request =
             setup.dialect == .one ? CGMEM_KVM_GMEM_CONVERT_PRIVATE : CGMEM_KVM_SET_MEMORY_ATTRIBUTES2

@@ -3,12 +3,18 @@ import Testing
 
 @testable import GuestMemory
 
+private let page = Int(cgmem_page_size())
+/// -errno, as the seam returns it.
+private func failed(_ errno: Errno) -> Int { errno.result }
+
 /// /dev/kvm, VMs, creation and binding: each row compared with a real kernel's source or answers.
 @Suite struct EmulatorDeviceTests {
     typealias Configuration = EmulatedKernel.Configuration
 
-    private func machine(_ configuration: Configuration, vmType: UInt = 0) throws -> Machine {
-        try Machine(Setup(dialect: .twoB, mechanism: .automatic), vmType: vmType) { $0 = configuration }
+    private func machine(_ configuration: Configuration, vmType: UInt = 0) throws -> EmulatorMachine {
+        try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic), vmType: vmType) {
+            $0 = configuration
+        }
     }
 
     @Test func device() throws {
@@ -37,18 +43,32 @@ import Testing
             }
         }
         let common: [UInt] = [201, 231, 232, 10, 236, 9999]
-        #expect(try answers(.linux6_18, common, vmType: 0) == Array(repeating: [4096, 1, 1, 32764, 0, 0], count: 2))
+        #expect(
+            try answers(.linux6_18, common, vmType: 0)
+                == Array(repeating: [4096, 1, 1, 32764, 0, 0], count: 2))
         let numbers: [UInt] = [233, 234, 235, 240, 241, 244, 250, 252]
         // As measured on Linux 6.18.44 with a real /dev/kvm.
-        #expect(try answers(.linux6_18, numbers, vmType: 0) == Array(repeating: [0, 1, 1, 0, 0, 3, 0, 0], count: 2))
-        #expect(try answers(.linux6_12, numbers, vmType: 0) == [[0, 1, 3, 0, 0, 0, 0, 0], [0, 0, 3, 0, 0, 0, 0, 0]])
-        #expect(try answers(.dialect1, numbers, vmType: 1) == Array(repeating: [0, 1, 3, 1, 1, 0, 0, 0], count: 2))
-        #expect(try answers(.dialect2b, numbers, vmType: 1) == Array(repeating: [0, 1, 3, 0, 0, 3, 8, 0], count: 2))
-        #expect(try answers(.linuxNext, numbers, vmType: 1) == Array(repeating: [0, 1, 3, 0, 0, 3, 0, 8], count: 2))
+        #expect(
+            try answers(.linux6_18, numbers, vmType: 0)
+                == Array(repeating: [0, 1, 1, 0, 0, 3, 0, 0], count: 2))
+        #expect(
+            try answers(.linux6_12, numbers, vmType: 0) == [
+                [0, 1, 3, 0, 0, 0, 0, 0], [0, 0, 3, 0, 0, 0, 0, 0],
+            ])
+        #expect(
+            try answers(.dialect1, numbers, vmType: 1)
+                == Array(repeating: [0, 1, 3, 1, 1, 0, 0, 0], count: 2))
+        #expect(
+            try answers(.dialect2b, numbers, vmType: 1)
+                == Array(repeating: [0, 1, 3, 0, 0, 3, 8, 0], count: 2))
+        #expect(
+            try answers(.linuxNext, numbers, vmType: 1)
+                == Array(repeating: [0, 1, 3, 0, 0, 3, 0, 8], count: 2))
         #expect(try answers(.linuxNext, numbers, vmType: 0)[1] == [0, 1, 3, 0, 0, 3, 0, 0])
         var off = Configuration.linuxNext
         off.inPlaceConversion = false
-        #expect(try answers(off, numbers, vmType: 1) == [[0, 1, 3, 0, 0, 3, 0, 0], [0, 1, 3, 0, 0, 1, 0, 0]])
+        #expect(
+            try answers(off, numbers, vmType: 1) == [[0, 1, 3, 0, 0, 3, 0, 0], [0, 1, 3, 0, 0, 1, 0, 0]])
         off.capabilityAnswers = [.init(number: 234, answer: 7)]
         #expect(try answers(off, [234], vmType: 1) == [[7], [7]])
     }
@@ -90,7 +110,7 @@ import Testing
         #expect(try results(off, vmType: 1, flags) == [0, 0, no, no, no, no, no, no])
         #expect(try results(off, vmType: 0, flags) == [0, 0, 0, 0, no, no, no, no])
 
-        let sizes = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+        let sizes = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
         for size: UInt64 in [0, 1, UInt64(page) + 1, 1 << 63, UInt64.max] {
             #expect(sizes.kernel.createFile(sizes.vm, size: size, flags: 0) == no)
         }
@@ -107,18 +127,20 @@ import Testing
         #expect(try state(.linuxNext, 1, vmType: 1) == .private && state(.linuxNext, 3, vmType: 1) == .shared)
         #expect(try state(.linuxNext, 2, vmType: 1) == .shared)
         #expect(try state(.dialect1, 1, vmType: 1) == .shared && state(.dialect1, 3, vmType: 1) == .private)
-        #expect(try state(.linux6_18, 0, vmType: 0) == .private && state(.linux6_12, 0, vmType: 0) == .private)
+        #expect(
+            try state(.linux6_18, 0, vmType: 0) == .private && state(.linux6_12, 0, vmType: 0) == .private)
         var mixed = Configuration.dialect1
         mixed.creationFlags = .upstream
         #expect(try state(mixed, 1, vmType: 1) == .private && state(mixed, 3, vmType: 1) == .shared)
     }
 
     @Test func regions() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic), pages: 256)
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic), pages: 256)
         let kernel = machine.kernel
         let P = UInt64(page)
         func bind(
-            _ slot: UInt32, flags: UInt32 = 4, gpa: UInt64, pages: UInt64 = 4, user: UInt64 = 0, at offset: UInt64 = 0,
+            _ slot: UInt32, flags: UInt32 = 4, gpa: UInt64, pages: UInt64 = 4, user: UInt64 = 0,
+            at offset: UInt64 = 0,
             file: Int32? = nil, vm: Int32? = nil
         ) -> Int {
             var region = cgmem_kvm_userspace_memory_region2()
@@ -204,7 +226,7 @@ import Testing
 
     /// RFC v2 wants the mapping at userspace_addr to be the file's own.
     @Test func dialect1LooksAtUserspaceAddress() throws {
-        let machine = try Machine(Setup(dialect: .one, mechanism: .automatic))
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .one, mechanism: .automatic))
         let mapping = machine.map(4, 8)
         func bind(_ user: UInt64) -> Int {
             var region = cgmem_kvm_userspace_memory_region2()

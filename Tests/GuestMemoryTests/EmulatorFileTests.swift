@@ -5,14 +5,20 @@ import Testing
 
 @testable import GuestMemory
 
+private let page = Int(cgmem_page_size())
+/// -errno, as the seam returns it.
+private func failed(_ errno: Errno) -> Int { errno.result }
+
 /// The guest_memfd as a file: mmap's and fallocate's refusals, status, descriptors and lifetimes.
 @Suite struct EmulatorFileTests {
     @Test func mmapRefuses() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
         let kernel = machine.kernel
         let plain = Int32(kernel.createFile(machine.vm, size: UInt64(page), flags: 0))
         defer { _ = kernel.close(plain) }
-        func map(_ protection: Int32, _ flags: Int32, _ file: Int32, length: Int = page, at offset: Int64 = 0) -> Int {
+        func map(_ protection: Int32, _ flags: Int32, _ file: Int32, length: Int = page, at offset: Int64 = 0)
+            -> Int
+        {
             let result = kernel.mmap(0, length, protection, flags, file, offset)
             if result > 0 { _ = kernel.munmap(UInt(result), length) }
             return min(result, 0)
@@ -22,7 +28,8 @@ import Testing
         #expect(map(7, 1, plain) == failed(.notPermitted) && map(7, 2, plain) == failed(.notPermitted))
         #expect(map(3, 1, plain, length: 0) == failed(.invalid))
         #expect(map(3, 1, machine.file) == 0 && map(3, 3, machine.file) == 0 && map(0, 1, machine.file) == 0)
-        #expect(map(3, 2, machine.file) == failed(.invalid) && map(7, 2, machine.file) == failed(.notPermitted))
+        #expect(
+            map(3, 2, machine.file) == failed(.invalid) && map(7, 2, machine.file) == failed(.notPermitted))
         #expect(map(7, 1, machine.file) == failed(.notPermitted))
         #expect(map(7, 2, machine.file, length: 0) == failed(.invalid))
         #expect(map(3, 0, machine.file) == failed(.invalid) && map(3, 8, machine.file) == failed(.invalid))
@@ -36,7 +43,7 @@ import Testing
     }
 
     @Test func fallocateRefuses() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
         let P = Int64(page)
         let size = Int64(machine.size)
         func ask(_ mode: Int32, _ offset: Int64, _ length: Int64) -> Int {
@@ -44,9 +51,15 @@ import Testing
         }
         #expect(ask(1, 0, size) == 0 && ask(3, 0, size) == 0)
         #expect(ask(0, 0, P) == failed(.notSupported) && ask(2, 0, P) == failed(.notSupported))
-        for mode: Int32 in [0x10, 0x11, 0x40, 0x08, 0x20, 0x100] { #expect(ask(mode, 0, P) == failed(.notSupported)) }
-        #expect(ask(1, -1, P) == failed(.invalid) && ask(1, 0, 0) == failed(.invalid) && ask(0, 0, 0) == failed(.invalid))
-        #expect(ask(1, 1, P) == failed(.invalid) && ask(3, 1, P) == failed(.invalid) && ask(3, 0, P + 1) == failed(.invalid))
+        for mode: Int32 in [0x10, 0x11, 0x40, 0x08, 0x20, 0x100] {
+            #expect(ask(mode, 0, P) == failed(.notSupported))
+        }
+        #expect(
+            ask(1, -1, P) == failed(.invalid) && ask(1, 0, 0) == failed(.invalid)
+                && ask(0, 0, 0) == failed(.invalid))
+        #expect(
+            ask(1, 1, P) == failed(.invalid) && ask(3, 1, P) == failed(.invalid)
+                && ask(3, 0, P + 1) == failed(.invalid))
         #expect(ask(1, size, P) == failed(.invalid) && ask(1, 0, size + P) == failed(.invalid))
         #expect(ask(3, size, P) == 0 && ask(3, 0, size + P) == 0 && ask(3, 1 << 50, P) == 0)
         #expect(ask(3, Int64.max - P + 1, P) == failed(.fileTooBig))
@@ -55,7 +68,7 @@ import Testing
     }
 
     @Test func statusAndPosition() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
         let kernel = machine.kernel
         #expect(kernel.fallocate(machine.file, 1, 0, Int64(page)) == 0)
         var status = cgmem_stat()
@@ -77,7 +90,7 @@ import Testing
     }
 
     @Test func aDuplicateIsTheSameFile() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
         let kernel = machine.kernel
         machine.guestWrite(0, 5)
         let copy = Int32(kernel.dup(machine.file))
@@ -93,13 +106,14 @@ import Testing
         _ = kernel.close(vm)
     }
 
-    @Test(arguments: Setup.all) func mappingsOutliveDescriptors(setup: Setup) throws {
-        let machine = try Machine(setup)
+    @Test(arguments: EmulatorSetup.all) func mappingsOutliveDescriptors(setup: EmulatorSetup) throws {
+        let machine = try EmulatorMachine(setup)
         let kernel = machine.kernel
-        let file = Int32(kernel.createFile(machine.vm, size: UInt64(4 * page), flags: setup.dialect == .one ? 3 : 1))
+        let file = Int32(
+            kernel.createFile(machine.vm, size: UInt64(4 * page), flags: setup.dialect == .one ? 3 : 1))
         var errorOffset: UInt64 = 0
         #expect(machine.convert(.shared, at: 0, 2, errorOffset: &errorOffset, on: file) == 0)
-        let mapping = Mapped(
+        let mapping = EmulatorMapping(
             kernel: kernel, result: kernel.mmap(0, 4 * page, 3, CGMEM_MAP_SHARED, file, 0), length: 4 * page)
         #expect(mapping.write(page, 3).signal == 0)
         #expect(kernel.close(file) == 0)
@@ -107,7 +121,7 @@ import Testing
     }
 
     @Test func aSlotDoesNotKeepItsFile() throws {
-        let machine = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+        let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
         let kernel = machine.kernel
         func bind(_ slot: UInt32, _ file: Int32) -> Int {
             var region = cgmem_kvm_userspace_memory_region2()
@@ -129,17 +143,18 @@ import Testing
     }
 
     @Test func twoKernelsDoNotKnowEachOther() throws {
-        let one = try Machine(Setup(dialect: .one, mechanism: .automatic))
-        let two = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+        let one = try EmulatorMachine(EmulatorSetup(dialect: .one, mechanism: .automatic))
+        let two = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
         #expect(two.kernel.ioctl(one.file, CGMEM_KVM_GMEM_CONVERT_SHARED, 0) < 0)
         #expect(two.kernel.state(ofPage: 0, descriptor: one.file) == nil)
         let mapping = two.map()
-        #expect(one.kernel.madvise(UInt(mapping.result), page, CGMEM_MADV_POPULATE_READ) == failed(.badAddress))
+        #expect(
+            one.kernel.madvise(UInt(mapping.result), page, CGMEM_MADV_POPULATE_READ) == failed(.badAddress))
         #expect(one.convert(.shared, at: 0) == 0 && mapping.isRefused(0))
     }
 
-    @Test(arguments: Setup.all) func guestAccessIsBounded(setup: Setup) throws {
-        let machine = try Machine(setup)
+    @Test(arguments: EmulatorSetup.all) func guestAccessIsBounded(setup: EmulatorSetup) throws {
+        let machine = try EmulatorMachine(setup)
         let kernel = machine.kernel
         let size = UInt64(machine.size)
         var bytes: [UInt8] = [1, 2, 3, 4]
@@ -169,29 +184,29 @@ import Testing
                 try String(contentsOfFile: "/proc/self/maps", encoding: .utf8).split(separator: "\n")
                     .filter { $0.contains("kvm-gmem") }.count
             }
-            _ = try Machine(Setup(dialect: .twoB, mechanism: .automatic))
+            _ = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic))
             let before = open()
-            for setup in Setup.all {
-                let machine = try Machine(setup)
+            for setup in EmulatorSetup.all {
+                let machine = try EmulatorMachine(setup)
                 let mapping = machine.map()
-                try require(1, mapping.result > 0 && open() > before)
-                try require(2, machine.convert(.shared, at: 0) == 0)
+                try requireInChild(1, mapping.result > 0 && open() > before)
+                try requireInChild(2, machine.convert(.shared, at: 0) == 0)
                 let copy = Int32(machine.kernel.dup(machine.file))
-                try require(3, machine.kernel.createFile(machine.vm, size: 1, flags: 0) < 0)
-                try require(4, machine.kernel.close(copy) == 0)
+                try requireInChild(3, machine.kernel.createFile(machine.vm, size: 1, flags: 0) < 0)
+                try requireInChild(4, machine.kernel.close(copy) == 0)
             }
-            try require(5, open() == before)
+            try requireInChild(5, open() == before)
             // A kernel that goes first takes its mappings along.
             do {
                 let kernel = try EmulatedKernel()
                 let device = Int32(unsafe kernel.open("/dev/kvm", CGMEM_O_RDWR))
                 let vm = Int32(kernel.ioctl(device, CGMEM_KVM_CREATE_VM, 1))
                 let file = Int32(kernel.createFile(vm, size: UInt64(page), flags: 1))
-                try require(9, kernel.mmap(0, page, 3, CGMEM_MAP_SHARED, file, 0) > 0)
+                try requireInChild(9, kernel.mmap(0, page, 3, CGMEM_MAP_SHARED, file, 0) > 0)
                 for descriptor in [file, vm, device] { _ = kernel.close(descriptor) }
             }
-            try require(6, open() == before)
-            try require(7, try mapped() == 0)
+            try requireInChild(6, open() == before)
+            try requireInChild(7, try mapped() == 0)
         }
     }
 }

@@ -4,12 +4,10 @@ import Glibc
 
 @testable import GuestMemory
 
-let page = Int(cgmem_page_size())
-let sigbus: Int32 = 7
-let busAddressError: Int32 = 2
+private let page = Int(cgmem_page_size())
 
 /// Every dialect on every mechanism. A kernel that has no userfaultfd is tested with holes alone.
-struct Setup: Sendable, CustomStringConvertible {
+struct EmulatorSetup: Sendable, CustomStringConvertible {
     enum Dialect: Sendable { case one, twoB }
     var dialect: Dialect
     var mechanism: EmulatedKernel.Mechanism
@@ -21,8 +19,11 @@ struct Setup: Sendable, CustomStringConvertible {
         return automatic?.mechanism == .userfaultfd ? [.userfaultfd, .holes] : [.holes]
     }()
 
-    static let all: [Setup] = mechanisms.flatMap { mechanism in
-        [Setup(dialect: .one, mechanism: mechanism), Setup(dialect: .twoB, mechanism: mechanism)]
+    static let all: [EmulatorSetup] = mechanisms.flatMap { mechanism in
+        [
+            EmulatorSetup(dialect: .one, mechanism: mechanism),
+            EmulatorSetup(dialect: .twoB, mechanism: mechanism),
+        ]
     }
 
     var configuration: EmulatedKernel.Configuration {
@@ -33,16 +34,16 @@ struct Setup: Sendable, CustomStringConvertible {
 }
 
 /// A VM with one guest_memfd on an emulated kernel; all of it goes away at the end.
-final class Machine: @unchecked Sendable {
+final class EmulatorMachine: @unchecked Sendable {
     let kernel: EmulatedKernel
-    let dialect: Setup.Dialect
+    let dialect: EmulatorSetup.Dialect
     let device: Int32
     let vm: Int32
     let file: Int32
     let size: Int
 
     init(
-        _ setup: Setup, pages: Int = 16, initially: Shareability = .private, vmType: UInt = 1,
+        _ setup: EmulatorSetup, pages: Int = 16, initially: Shareability = .private, vmType: UInt = 1,
         _ change: (inout EmulatedKernel.Configuration) -> Void = { _ in }
     ) throws {
         var configuration = setup.configuration
@@ -100,10 +101,10 @@ final class Machine: @unchecked Sendable {
 
     /// Maps `count` pages of the file.
     func map(_ first: Int = 0, _ count: Int? = nil, protection: Int32 = CGMEM_PROT_READ | CGMEM_PROT_WRITE)
-        -> Mapped
+        -> EmulatorMapping
     {
         let length = (count ?? size / page - first) * page
-        return Mapped(
+        return EmulatorMapping(
             kernel: kernel,
             result: kernel.mmap(0, length, protection, CGMEM_MAP_SHARED, file, Int64(first * page)),
             length: length)
@@ -125,7 +126,7 @@ final class Machine: @unchecked Sendable {
     }
 }
 
-final class Mapped: @unchecked Sendable {
+final class EmulatorMapping: @unchecked Sendable {
     let kernel: EmulatedKernel
     /// What mmap answered.
     let result: Int
@@ -146,7 +147,9 @@ final class Mapped: @unchecked Sendable {
     /// Whether a touch is refused the way a private page refuses it.
     func isRefused(_ offset: Int) -> Bool {
         for touch in [read(offset), write(offset, 1)] {
-            if touch.signal != sigbus || touch.code != busAddressError || touch.address != UInt64(result + offset) {
+            if touch.signal != SIGBUS || touch.code != Int32(BUS_ADRERR)
+                || touch.address != UInt64(result + offset)
+            {
                 return false
             }
         }
@@ -166,16 +169,13 @@ extension EmulatedKernel {
     }
 }
 
-/// -errno, as the seam returns it.
-func failed(_ errno: Errno) -> Int { errno.result }
-
-struct Unmet: Error {
+struct UnmetInChild: Error {
     var step: Int
 }
 
 /// For bodies that run in a process of their own, where an issue would go unnoticed: it ends with `step`
 /// as its exit code.
-func require(_ step: Int, _ condition: Bool) throws {
+func requireInChild(_ step: Int, _ condition: Bool) throws {
     if !condition && step > 0 { exit(Int32(step)) }
-    if !condition { throw Unmet(step: step) }
+    if !condition { throw UnmetInChild(step: step) }
 }

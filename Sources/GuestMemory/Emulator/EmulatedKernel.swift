@@ -131,7 +131,8 @@ public final class EmulatedKernel: SystemCalls, @unchecked Sendable {
             var word: UInt64 = 0
             for index in 0..<max(0, count) {
                 if index % 8 == 0 { word = random.next() }
-                unsafe buffer.storeBytes(of: UInt8(truncatingIfNeeded: word), toByteOffset: index, as: UInt8.self)
+                unsafe buffer.storeBytes(
+                    of: UInt8(truncatingIfNeeded: word), toByteOffset: index, as: UInt8.self)
                 word >>= 8
             }
             return max(0, count)

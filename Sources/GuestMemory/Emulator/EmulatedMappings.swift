@@ -20,7 +20,9 @@ extension EmulatedKernel {
         if UInt64(bitPattern: offset) & pageMask != 0 || length == 0 { return Errno.invalid.result }
         guard let rounded = roundUp(length) else { return Errno.noMemory.result }
         if isFixed && UInt64(address) & pageMask != 0 { return Errno.invalid.result }
-        if offset < 0 || offset.addingReportingOverflow(Int64(rounded)).overflow { return Errno.overflow.result }
+        if offset < 0 || offset.addingReportingOverflow(Int64(rounded)).overflow {
+            return Errno.overflow.result
+        }
         let type = flags & CGMEM_MAP_TYPE
         let isShared = type == CGMEM_MAP_SHARED || type == CGMEM_MAP_SHARED_VALIDATE
         if !isShared && type != CGMEM_MAP_PRIVATE { return Errno.invalid.result }
@@ -156,7 +158,9 @@ extension EmulatedKernel {
     }
 
     public func fallocate(_ descriptor: Int32, _ mode: Int32, _ offset: Int64, _ length: Int64) -> Int {
-        guard let object = target(descriptor) else { return linux.fallocate(descriptor, mode, offset, length) }
+        guard let object = target(descriptor) else {
+            return linux.fallocate(descriptor, mode, offset, length)
+        }
         if let fault = scripted(.fallocate) { return fault.errno.result }
         // vfs_fallocate, then kvm_gmem_fallocate, Linux 7.3.
         if offset < 0 || length <= 0 { return Errno.invalid.result }

@@ -78,7 +78,9 @@ final class PageGuardian: Sendable {
             request.range.start = UInt64(part.address) + UInt64(done)
             request.range.len = UInt64(part.length - done)
             request.mode = CGMEM_UFFDIO_CONTINUE_MODE_DONTWAKE
-            guard let errno = Errno(result: LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_CONTINUE, &request))
+            guard
+                let errno = Errno(
+                    result: LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_CONTINUE, &request))
             else { break }
             switch errno {
             case .again:
@@ -130,7 +132,8 @@ final class PageGuardian: Sendable {
 
     private func place(_ part: HostMapping, _ file: Int32) -> Int {
         let result = cgmem_mmap(
-            part.address, part.length, part.protection, CGMEM_MAP_SHARED | CGMEM_MAP_FIXED | CGMEM_MAP_NORESERVE, file,
+            part.address, part.length, part.protection,
+            CGMEM_MAP_SHARED | CGMEM_MAP_FIXED | CGMEM_MAP_NORESERVE, file,
             Int64(part.pages.start * part.pageSize))
         if result < 0 { return result }
         if part.isForkless { _ = cgmem_madvise(part.address, part.length, CGMEM_MADV_DONTFORK) }
