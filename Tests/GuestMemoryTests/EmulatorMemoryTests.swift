@@ -190,10 +190,12 @@ private func failed(_ errno: Errno) -> Int { errno.result }
         let mapping = machine.map(protection: CGMEM_PROT_NONE)
         machine.guestWrite(4 * page, 6)
         #expect(machine.convert(.private, at: 2) == 0 && machine.convert(.private, at: 8) == 0)
-        #expect(cgmem_mprotect(UInt(mapping.result), 16 * page, 3) == 0)
+        #expect(machine.kernel.mprotect(UInt(mapping.result), 16 * page, 3) == 0)
+        #expect(machine.kernel.mprotect(UInt(mapping.result), page, 7) == failed(.permissionDenied))
         #expect(mapping.isRefused(2 * page) && mapping.isRefused(8 * page))
         for index in [0, 3, 4, 7, 9] { #expect(mapping.read(index * page).signal == 0) }
         #expect(mapping.read(4 * page).value == 6)
+        #expect(machine.convert(.shared, at: 2) == 0 && mapping.write(2 * page, 1).signal == 0)
     }
 
     /// Locked memory is entered into the page table by mmap, and wants its own call to leave it.

@@ -31,7 +31,7 @@ final class EmulatedFile: @unchecked Sendable {
     ) {
         guard let map = ShareabilityMap(pageCount: size / pageSize, pageSize: pageSize, initially: initially)
         else { return nil }
-        let backing = unsafe cgmem_memfd_create("kvm-gmem", 1)  // MFD_CLOEXEC
+        let backing = unsafe cgmem_memfd_create("kvm-gmem", CGMEM_MFD_CLOEXEC)
         if backing < 0 { return nil }
         if cgmem_ftruncate(Int32(backing), Int64(size)) != 0 {
             _ = cgmem_close(Int32(backing))

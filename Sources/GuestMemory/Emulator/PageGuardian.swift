@@ -19,7 +19,7 @@ final class PageGuardian: Sendable {
                 "this process cannot have a userfaultfd with SIGBUS and MINOR faults on memfd (Linux 5.14, "
                     + "not filtered by seccomp): use the mechanism .holes or .automatic")
         }
-        let empty = unsafe cgmem_memfd_create("gmem-hole", 1)  // MFD_CLOEXEC
+        let empty = unsafe cgmem_memfd_create("gmem-hole", CGMEM_MFD_CLOEXEC)
         if let errno = Errno(result: empty) {
             throw GuestMemoryError(
                 .systemCall, "memfd_create", errno, "the emulated kernel needs a descriptor of its own")
