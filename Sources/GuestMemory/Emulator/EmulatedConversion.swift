@@ -19,7 +19,9 @@ extension EmulatedKernel {
     /// Dialect 1 (RFC v2, patch 4 of 51).
     private func convert(_ file: EmulatedFile, to state: Shareability, _ argument: UInt) -> Int {
         counting.withLock { $0.conversionCalls += 1 }
-        guard let asked = copyIn(argument, cgmem_kvm_gmem_convert.self) else { return Errno.badAddress.result }
+        guard let asked = copyIn(argument, cgmem_kvm_gmem_convert.self) else {
+            return Errno.badAddress.result
+        }
         if asked.error_offset != 0 { return Errno.invalid.result }
         if asked.size == 0 { return 0 }
         guard let pages = pages(asked.offset, asked.size, of: file) else { return Errno.invalid.result }

@@ -35,7 +35,9 @@ extension EmulatedKernel {
         case CGMEM_KVM_CHECK_EXTENSION:
             return capability(argument, vm)
         case CGMEM_KVM_ENABLE_CAP:
-            guard let asked = copyIn(argument, cgmem_kvm_enable_cap.self) else { return Errno.badAddress.result }
+            guard let asked = copyIn(argument, cgmem_kvm_enable_cap.self) else {
+                return Errno.badAddress.result
+            }
             return vm.enableCapability(asked)
         case CGMEM_KVM_CREATE_GUEST_MEMFD:
             guard let asked = copyIn(argument, cgmem_kvm_create_guest_memfd.self) else {

@@ -31,7 +31,7 @@ final class EmulatedFile: @unchecked Sendable {
     ) {
         guard let map = ShareabilityMap(pageCount: size / pageSize, pageSize: pageSize, initially: initially)
         else { return nil }
-        let backing = unsafe cgmem_memfd_create("kvm-gmem", 1)  // MFD_CLOEXEC
+        let backing = unsafe cgmem_memfd_create("kvm-gmem", CGMEM_MFD_CLOEXEC)
         if backing < 0 { return nil }
         if cgmem_ftruncate(Int32(backing), Int64(size)) != 0 {
             _ = cgmem_close(Int32(backing))
@@ -101,7 +101,8 @@ final class EmulatedFile: @unchecked Sendable {
         var result: Int
         repeat {
             result = cgmem_fallocate(
-                backing, CGMEM_FALLOC_FL_KEEP_SIZE, Int64(pages.start * pageSize), Int64(pages.count * pageSize))
+                backing, CGMEM_FALLOC_FL_KEEP_SIZE, Int64(pages.start * pageSize),
+                Int64(pages.count * pageSize))
         } while result == Errno.interrupted.result
         // A memfd answers ENOSPC where guest_memfd, which has no quota, answers ENOMEM.
         return result == Errno.noSpace.result ? Errno.noMemory.result : result
@@ -119,7 +120,8 @@ final class EmulatedFile: @unchecked Sendable {
             if !isGuarded { return release(part) }
             var rest = part
             while !rest.isEmpty {
-                let shared = map.nextRun(notIn: .private, within: rest) ?? PageRange(start: rest.end, count: 0)
+                let shared =
+                    map.nextRun(notIn: .private, within: rest) ?? PageRange(start: rest.end, count: 0)
                 let before = PageRange(start: rest.start, count: shared.start - rest.start)
                 if !before.isEmpty {
                     let result = release(before)
@@ -170,7 +172,9 @@ final class EmulatedFile: @unchecked Sendable {
         lock.lock()
         defer { lock.unlock() }
         if map.uniformState(of: pages) == state { return .unchanged }
-        if state == .private, let page = busyPage(pages, skipsSettled: skipsSettled) { return .busy(page: page) }
+        if state == .private, let page = busyPage(pages, skipsSettled: skipsSettled) {
+            return .busy(page: page)
+        }
         let result =
             mappings.isEmpty
             ? 0

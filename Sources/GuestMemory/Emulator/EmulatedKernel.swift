@@ -9,8 +9,10 @@ import CGmem
 /// protects against bugs, not attackers: other processes, a forked child's inherited mappings and
 /// /proc/self/mem see through it.
 ///
-/// Descriptors are real numbers. They are this kernel's while they are duplicated and closed through it:
-/// closed with libc, a number that is used again elsewhere would still be taken for the emulated file.
+/// Descriptors are real numbers, and mappings real addresses. They are this kernel's while they are
+/// duplicated, closed and unmapped through it: a number or an address that was given back with libc and
+/// is in use elsewhere would still be taken for the emulated file. What stands behind a descriptor for
+/// libc itself answers read, write and mmap with an error.
 ///
 /// Any thread may call. Structures that calls point to must be readable and writable memory of this
 /// process; only a null pointer is answered with EFAULT.
@@ -129,7 +131,8 @@ public final class EmulatedKernel: SystemCalls, @unchecked Sendable {
             var word: UInt64 = 0
             for index in 0..<max(0, count) {
                 if index % 8 == 0 { word = random.next() }
-                unsafe buffer.storeBytes(of: UInt8(truncatingIfNeeded: word), toByteOffset: index, as: UInt8.self)
+                unsafe buffer.storeBytes(
+                    of: UInt8(truncatingIfNeeded: word), toByteOffset: index, as: UInt8.self)
                 word >>= 8
             }
             return max(0, count)

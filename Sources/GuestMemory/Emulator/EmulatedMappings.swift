@@ -20,7 +20,9 @@ extension EmulatedKernel {
         if UInt64(bitPattern: offset) & pageMask != 0 || length == 0 { return Errno.invalid.result }
         guard let rounded = roundUp(length) else { return Errno.noMemory.result }
         if isFixed && UInt64(address) & pageMask != 0 { return Errno.invalid.result }
-        if offset < 0 || offset.addingReportingOverflow(Int64(rounded)).overflow { return Errno.overflow.result }
+        if offset < 0 || offset.addingReportingOverflow(Int64(rounded)).overflow {
+            return Errno.overflow.result
+        }
         let type = flags & CGMEM_MAP_TYPE
         let isShared = type == CGMEM_MAP_SHARED || type == CGMEM_MAP_SHARED_VALIDATE
         if !isShared && type != CGMEM_MAP_PRIVATE { return Errno.invalid.result }
@@ -111,17 +113,49 @@ extension EmulatedKernel {
         case CGMEM_MADV_REMOVE:
             return eachPart(address, end, advice) { file, part in file.punch(part.pages) }
         case CGMEM_MADV_DONTFORK, CGMEM_MADV_DOFORK, CGMEM_MADV_DONTDUMP, CGMEM_MADV_DODUMP:
-            return mappingLock.withLock {
-                let affected = mappedFiles.filter { $0.overlaps(address, end) }
-                for file in affected { file.lock.lock() }
-                let result = linux.madvise(address, rounded, advice)
-                if result == 0 { for file in affected { file.note(advice, address, end) } }
-                for file in affected { file.lock.unlock() }
-                return result
+            return noting(address, end) {
+                linux.madvise(address, rounded, advice)
+            } _: { mapping in
+                switch advice {
+                case CGMEM_MADV_DONTFORK: mapping.isForkless = true
+                case CGMEM_MADV_DOFORK: mapping.isForkless = false
+                case CGMEM_MADV_DONTDUMP: mapping.isDumpless = true
+                default: mapping.isDumpless = false
+                }
             }
         default:
             // Populating a private page is refused by the guard itself, with EFAULT.
             return linux.madvise(address, length, advice)
+        }
+    }
+
+    /// As mprotect(2). The library never calls it; a VMM that does must, so that protection is not lost
+    /// where pages change state under `Mechanism.holes`.
+    public func mprotect(_ address: UInt, _ length: Int, _ protection: Int32) -> Int {
+        guard let rounded = roundUp(length), overlaps(address, length) else {
+            return cgmem_mprotect(address, length, protection)
+        }
+        if address & UInt(pageSize - 1) != 0 { return Errno.invalid.result }
+        // guest_memfd mappings can never be made executable; those of a memfd could.
+        if protection & CGMEM_PROT_EXEC != 0 { return Errno.permissionDenied.result }
+        return noting(address, address &+ UInt(rounded)) {
+            cgmem_mprotect(address, length, protection)
+        } _: {
+            $0.protection = protection
+        }
+    }
+
+    /// Makes a call that changes mappings, and notes the change when it succeeds.
+    private func noting(
+        _ start: UInt, _ end: UInt, _ call: () -> Int, _ change: (inout HostMapping) -> Void
+    ) -> Int {
+        mappingLock.withLock {
+            let affected = mappedFiles.filter { $0.overlaps(start, end) }
+            for file in affected { file.lock.lock() }
+            let result = call()
+            if result == 0 { for file in affected { file.note(start, end, change) } }
+            for file in affected { file.lock.unlock() }
+            return result
         }
     }
 
@@ -156,7 +190,9 @@ extension EmulatedKernel {
     }
 
     public func fallocate(_ descriptor: Int32, _ mode: Int32, _ offset: Int64, _ length: Int64) -> Int {
-        guard let object = target(descriptor) else { return linux.fallocate(descriptor, mode, offset, length) }
+        guard let object = target(descriptor) else {
+            return linux.fallocate(descriptor, mode, offset, length)
+        }
         if let fault = scripted(.fallocate) { return fault.errno.result }
         // vfs_fallocate, then kvm_gmem_fallocate, Linux 7.3.
         if offset < 0 || length <= 0 { return Errno.invalid.result }

@@ -142,7 +142,9 @@ final class EmulatedVirtualMachine: @unchecked Sendable {
         }
         if file.vm !== self { return Errno.invalid.result }
         // The sum cannot wrap: it was checked.
-        if request.guest_memfd_offset + request.memory_size > UInt64(file.size) { return Errno.invalid.result }
+        if request.guest_memfd_offset + request.memory_size > UInt64(file.size) {
+            return Errno.invalid.result
+        }
         slot.file = file.id
         slot.filePages = PageRange(
             start: Int(request.guest_memfd_offset) / kernel.pageSize, count: slot.guest.count)

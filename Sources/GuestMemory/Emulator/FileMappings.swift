@@ -26,8 +26,8 @@ extension EmulatedFile {
         if mappings.isEmpty { guarded = GuardedChunks(pageCount: pageCount) }
     }
 
-    /// Remembers advice that pieces mapped anew must be given again.
-    func note(_ advice: Int32, _ start: UInt, _ end: UInt) {
+    /// Remembers what pieces that are mapped anew must be given again.
+    func note(_ start: UInt, _ end: UInt, _ change: (inout HostMapping) -> Void) {
         var noted: [HostMapping] = []
         for mapping in mappings {
             guard var inside = mapping.part(start, end) else {
@@ -35,12 +35,7 @@ extension EmulatedFile {
                 continue
             }
             if let low = mapping.part(0, start) { noted.append(low) }
-            switch advice {
-            case CGMEM_MADV_DONTFORK: inside.isForkless = true
-            case CGMEM_MADV_DOFORK: inside.isForkless = false
-            case CGMEM_MADV_DONTDUMP: inside.isDumpless = true
-            default: inside.isDumpless = false
-            }
+            change(&inside)
             noted.append(inside)
             if let high = mapping.part(end, UInt.max) { noted.append(high) }
         }

@@ -23,7 +23,7 @@ struct GuardedChunks {
         set { runs[chunk] = newValue }
     }
 
-    func chunks(_ pages: PageRange) -> ClosedRange<Int> { pages.start >> shift ... (pages.end - 1) >> shift }
+    func chunks(_ pages: PageRange) -> ClosedRange<Int> { pages.start >> shift...(pages.end - 1) >> shift }
 
     func pages(ofChunk chunk: Int) -> PageRange { PageRange(start: chunk << shift, count: 1 << shift) }
 

@@ -28,10 +28,11 @@ extension EmulatedFile {
         return 0
     }
 
-    /// Puts every mapping back to what the states say. The pieces are those that were there before the
-    /// call, so this does not need more of them than there were.
+    /// Puts every mapping back to what the states say, pieces that the kernel lost on the way included.
     private func restore(_ pages: PageRange) {
+        guardian.spendReserve()
         for mapping in mappings { _ = arrange(pages, in: mapping) }
+        guardian.keepReserve()
     }
 
     private func arrange(_ pages: PageRange, in mapping: HostMapping) -> Int {

@@ -5,6 +5,7 @@ import CGmem
 final class PageGuardian: Sendable {
     let isUserfault: Bool
     let descriptor: Int32
+    private let reserve = Locked<UInt>(0)
 
     init(_ mechanism: EmulatedKernel.Mechanism) throws(GuestMemoryError) {
         if mechanism != .holes, let userfault = Self.openUserfault() {
@@ -18,16 +19,20 @@ final class PageGuardian: Sendable {
                 "this process cannot have a userfaultfd with SIGBUS and MINOR faults on memfd (Linux 5.14, "
                     + "not filtered by seccomp): use the mechanism .holes or .automatic")
         }
-        let empty = unsafe cgmem_memfd_create("gmem-hole", 1)  // MFD_CLOEXEC
+        let empty = unsafe cgmem_memfd_create("gmem-hole", CGMEM_MFD_CLOEXEC)
         if let errno = Errno(result: empty) {
             throw GuestMemoryError(
                 .systemCall, "memfd_create", errno, "the emulated kernel needs a descriptor of its own")
         }
         descriptor = Int32(empty)
         isUserfault = false
+        keepReserve()
     }
 
-    deinit { _ = cgmem_close(descriptor) }
+    deinit {
+        spendReserve()
+        _ = cgmem_close(descriptor)
+    }
 
     /// With UFFD_FEATURE_SIGBUS a fault is refused whoever makes it, so the restricted kind that
     /// unprivileged processes may have serves as well as the plain one.
@@ -73,7 +78,9 @@ final class PageGuardian: Sendable {
             request.range.start = UInt64(part.address) + UInt64(done)
             request.range.len = UInt64(part.length - done)
             request.mode = CGMEM_UFFDIO_CONTINUE_MODE_DONTWAKE
-            guard let errno = Errno(result: LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_CONTINUE, &request))
+            guard
+                let errno = Errno(
+                    result: LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_CONTINUE, &request))
             else { break }
             switch errno {
             case .again:
@@ -98,9 +105,35 @@ final class PageGuardian: Sendable {
     /// Puts the file's own pages back.
     func uncover(_ part: HostMapping, _ backing: Int32) -> Int { place(part, backing) }
 
+    /// Kernel mappings for an undo: at the map limit nothing can be mapped, not even to put things back.
+    /// A page of its own is one; differing protection keeps it from merging with the next.
+    func keepReserve() {
+        reserve.withLock { base in
+            if base != 0 { return }
+            let pageSize = cgmem_page_size()
+            let flags = CGMEM_MAP_PRIVATE | CGMEM_MAP_ANONYMOUS | CGMEM_MAP_NORESERVE
+            let result = cgmem_mmap(0, Self.reservePages * pageSize, CGMEM_PROT_NONE, flags, -1, 0)
+            if result < 0 { return }
+            base = UInt(result)
+            for index in stride(from: 0, to: Self.reservePages, by: 2) {
+                _ = cgmem_mprotect(base + UInt(index * pageSize), pageSize, CGMEM_PROT_READ)
+            }
+        }
+    }
+
+    func spendReserve() {
+        reserve.withLock { base in
+            if base != 0 { _ = cgmem_munmap(base, Self.reservePages * cgmem_page_size()) }
+            base = 0
+        }
+    }
+
+    private static var reservePages: Int { 16 }
+
     private func place(_ part: HostMapping, _ file: Int32) -> Int {
         let result = cgmem_mmap(
-            part.address, part.length, part.protection, CGMEM_MAP_SHARED | CGMEM_MAP_FIXED | CGMEM_MAP_NORESERVE, file,
+            part.address, part.length, part.protection,
+            CGMEM_MAP_SHARED | CGMEM_MAP_FIXED | CGMEM_MAP_NORESERVE, file,
             Int64(part.pages.start * part.pageSize))
         if result < 0 { return result }
         if part.isForkless { _ = cgmem_madvise(part.address, part.length, CGMEM_MADV_DONTFORK) }

@@ -29,6 +29,7 @@ extension EmulatedFile {
     private func extendGuard(over pages: PageRange) -> Int {
         let before = guarded
         let chunks = guarded.chunks(pages)
+        var left: [HostMapping] = []
         for chunk in chunks {
             let old = guarded[chunk]
             var new = guarded.pages(ofChunk: chunk).intersection(pages)
@@ -37,7 +38,7 @@ extension EmulatedFile {
                 let low = min(new.end, old.end)
                 let high = max(new.start, old.start)
                 if low < high {
-                    let result = populate(PageRange(start: low, count: high - low))
+                    let result = populate(PageRange(start: low, count: high - low), &left)
                     if result != 0 {
                         guarded = before
                         return result
@@ -60,16 +61,20 @@ extension EmulatedFile {
                 return result
             }
         }
+        // Only where nobody may touch them anyway are pages entered after the guard stands.
+        for part in left { _ = guardian.enter(part) }
         return 0
     }
 
-    private func populate(_ pages: PageRange) -> Int {
+    /// Allocates pages and enters them into the page tables of ordinary memory. A mapping that may not be
+    /// read (PROT_NONE, to be opened by mprotect later) cannot be populated, and is added to `left`.
+    private func populate(_ pages: PageRange, _ left: inout [HostMapping]) -> Int {
         let result = allocate(pages)
         if result != 0 { return result }
         for mapping in mappings {
             guard let part = mapping.part(showing: pages) else { continue }
             let result = cgmem_madvise(part.address, part.length, CGMEM_MADV_POPULATE_READ)
-            if result != 0 { return result }
+            if result == Errno.invalid.result { left.append(part) } else if result != 0 { return result }
         }
         return 0
     }
@@ -195,7 +200,9 @@ extension EmulatedFile {
         guard let shown = mapping.part(showing: allPages)?.pages else { return 0 }
         return guarded.forEachPart(of: shown) { part, isGuarded in
             guard isGuarded, let covered = mapping.part(showing: part) else { return 0 }
-            let result = guardian.register(covered)
+            var result = guardian.register(covered)
+            // After mlockall(MCL_FUTURE), mmap has entered every page.
+            if result == 0 { result = dropEntries(covered) }
             return result != 0 ? result : enterShared(of: part, in: mapping)
         }
     }
