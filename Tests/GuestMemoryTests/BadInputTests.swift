@@ -48,7 +48,7 @@ import Testing
                     in: vm,
                     regions: [
                         RegionRequest(
-                            address: 0, size: page,
+                            address: 0, size: pageBytes,
                             backing: .existing(descriptor: descriptor, offset: 0, state: .private))
                     ], require: .emulated)
             }
@@ -67,19 +67,19 @@ import Testing
         let bad: [(GuestMemoryError.Code, [RegionRequest])] = [
             (.badSize, []),
             (.badSize, [RegionRequest(address: 0, size: 0)]),
-            (.badSize, [RegionRequest(address: 0, size: page + 1)]),
-            (.badRange, [RegionRequest(address: 12, size: page)]),
-            (.badRange, [RegionRequest(address: 0 &- page, size: 2 * page)]),
+            (.badSize, [RegionRequest(address: 0, size: pageBytes + 1)]),
+            (.badRange, [RegionRequest(address: 12, size: pageBytes)]),
+            (.badRange, [RegionRequest(address: 0 &- pageBytes, size: 2 * pageBytes)]),
             (.badRange, [RegionRequest(address: 0, size: 1 << 63)]),
-            (.overlap, [RegionRequest(address: 0, size: 2 * page), RegionRequest(address: page, size: page)]),
-            (.overlap, [RegionRequest(address: page, size: page), RegionRequest(address: 0, size: 2 * page)]),
+            (.overlap, [RegionRequest(address: 0, size: 2 * pageBytes), RegionRequest(address: pageBytes, size: pageBytes)]),
+            (.overlap, [RegionRequest(address: pageBytes, size: pageBytes), RegionRequest(address: 0, size: 2 * pageBytes)]),
             (
                 .overlap,
-                [RegionRequest(address: 0, size: page, slot: 3), RegionRequest(address: page, size: page, slot: 3)]
+                [RegionRequest(address: 0, size: pageBytes, slot: 3), RegionRequest(address: pageBytes, size: pageBytes, slot: 3)]
             ),
             (
                 .badRange,
-                [RegionRequest(address: 0, size: page, backing: .existing(descriptor: 0, offset: 5, state: .shared))]
+                [RegionRequest(address: 0, size: pageBytes, backing: .existing(descriptor: 0, offset: 5, state: .shared))]
             ),
         ]
         for (code, regions) in bad {
@@ -89,17 +89,17 @@ import Testing
         }
         // The kernel's own refusal, after some slots were bound: they are gone again.
         let memory = try GuestMemory.create(
-            in: vm, regions: [RegionRequest(address: 8 * page, size: page, slot: 9)], require: kernel.level)
+            in: vm, regions: [RegionRequest(address: 8 * pageBytes, size: pageBytes, slot: 9)], require: kernel.level)
         expect(.overlap, naming: "KVM_SET_USER_MEMORY_REGION2") { () throws(GuestMemoryError) in
             _ = try GuestMemory.create(
                 in: vm,
                 regions: [
-                    RegionRequest(address: 0, size: page, slot: 4),
-                    RegionRequest(address: 8 * page, size: page, slot: 5),
+                    RegionRequest(address: 0, size: pageBytes, slot: 4),
+                    RegionRequest(address: 8 * pageBytes, size: pageBytes, slot: 5),
                 ], require: kernel.level)
         }
         let again = try GuestMemory.create(
-            in: vm, regions: [RegionRequest(address: 0, size: page, slot: 4)], require: kernel.level)
+            in: vm, regions: [RegionRequest(address: 0, size: pageBytes, slot: 4)], require: kernel.level)
         try again.close()
         try memory.close()
     }
@@ -109,7 +109,7 @@ import Testing
         for level in [Level.process, .kernel] {
             expect(.levelTooWeak, naming: "require: .emulated") { () throws(GuestMemoryError) in
                 _ = try GuestMemory.create(
-                    in: vm, regions: [RegionRequest(address: 0, size: page)], require: level)
+                    in: vm, regions: [RegionRequest(address: 0, size: pageBytes)], require: level)
             }
         }
     }
@@ -121,7 +121,7 @@ import Testing
             let vm = try device.createVirtualMachine(type)
             expect(.unsupported, naming: "\(type)") { () throws(GuestMemoryError) in
                 _ = try GuestMemory.create(
-                    in: vm, regions: [RegionRequest(address: 0, size: page)], require: .emulated)
+                    in: vm, regions: [RegionRequest(address: 0, size: pageBytes)], require: .emulated)
             }
         }
         expect(.unsupported, naming: "TDX") { () throws(GuestMemoryError) in
@@ -139,7 +139,7 @@ import Testing
         let kernel = try EmulatedKernel(configuration)
         let counting = CountingKernel(kernel)
         let vm = try KVMDevice.open(on: counting).createVirtualMachine(.softwareProtected)
-        let regions = (0..<3).map { RegionRequest(address: $0 * page, size: page, slot: UInt32($0)) }
+        let regions = (0..<3).map { RegionRequest(address: $0 * pageBytes, size: pageBytes, slot: UInt32($0)) }
         let before = counting.open
         var failures = 0
         for (call, errno) in faults {
@@ -161,7 +161,7 @@ import Testing
         let counting = CountingKernel(try kernel.machine().system)
         let device = try KVMDevice.open(on: counting)
         let vm = try device.createVirtualMachine(try kernel.machine().type)
-        let regions = [RegionRequest(address: 0, size: 16 * page, slot: 0)]
+        let regions = [RegionRequest(address: 0, size: 16 * pageBytes, slot: 0)]
         let before = counting.open
         for _ in 0..<20 {
             let memory = try GuestMemory.create(in: vm, regions: regions, require: kernel.level)

@@ -41,9 +41,9 @@ import Testing
             if let emulated = memory.system as? EmulatedKernel { emulated.registeredThreads = max(1, emulated.registeredThreads - 1) }
         }
         for index in UInt64(0)..<256 {
-            let state = memory.shareability(at: index * page)
+            let state = memory.shareability(at: index * pageBytes)
             let info = memory.regionInfos[0]
-            let touch = unsafe ctouch_read(UnsafeMutableRawPointer(bitPattern: info.hostAddress + UInt(index * page))!)
+            let touch = unsafe ctouch_read(UnsafeMutableRawPointer(bitPattern: info.hostAddress + UInt(index * pageBytes))!)
             #expect(touch.signal == (state == .shared ? 0 : memory.level.signal))
         }
         #expect(memory.statistics.leases == 0)

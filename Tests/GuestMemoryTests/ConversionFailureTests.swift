@@ -25,7 +25,7 @@ import Testing
             let vm = try KVMDevice.open(on: kernel).createVirtualMachine(type)
             memory = try GuestMemory.create(
                 in: vm,
-                regions: (0..<3).map { RegionRequest(address: $0 * 16 * page, size: 16 * page, slot: UInt32($0)) },
+                regions: (0..<3).map { RegionRequest(address: $0 * 16 * pageBytes, size: 16 * pageBytes, slot: UInt32($0)) },
                 initially: .private, require: .emulated)
         }
 
@@ -34,7 +34,7 @@ import Testing
         /// What the ledger and the kernel say of every page, which must agree.
         func states() -> [Shareability] {
             (0..<48).map { index in
-                let ledger = memory.shareability(at: UInt64(index) * page)
+                let ledger = memory.shareability(at: UInt64(index) * pageBytes)
                 #expect(ledger == kernel.state(ofPage: index % 16, descriptor: descriptor(index / 16)))
                 return ledger!
             }
@@ -53,7 +53,7 @@ import Testing
         try guest.memory.convert(pages(0, 48), to: .shared)
         try guest.memory.convert(pages(3, 2), to: .private)
         let before = guest.states()
-        let pin = try #require(guest.kernel.pin(guest.descriptor(1), offset: 5 * page, length: page))
+        let pin = try #require(guest.kernel.pin(guest.descriptor(1), offset: 5 * pageBytes, length: pageBytes))
         let failure = error { () throws(GuestMemoryError) in
             try guest.memory.convert(pages(0, 48), to: .private, policy: quick)
         }
@@ -89,8 +89,8 @@ import Testing
         let guest = try Guest(spoken)
         try guest.memory.convert(pages(0, 48), to: .shared)
         let pins = try [
-            #require(guest.kernel.pin(guest.descriptor(0), offset: 0, length: page)),
-            #require(guest.kernel.pin(guest.descriptor(1), offset: 7 * page, length: 2 * page)),
+            #require(guest.kernel.pin(guest.descriptor(0), offset: 0, length: pageBytes)),
+            #require(guest.kernel.pin(guest.descriptor(1), offset: 7 * pageBytes, length: 2 * pageBytes)),
         ]
         var policy = quick
         policy.heldPages = .convertAround
@@ -139,8 +139,8 @@ import Testing
         let guest = try Guest(.dialect1)
         // The kernel says ENOMEM, and its rollback left pages 2 and 3 shared: as if behind our back.
         var request = cgmem_kvm_gmem_convert()
-        request.offset = 2 * page
-        request.size = 2 * page
+        request.offset = 2 * pageBytes
+        request.size = 2 * pageBytes
         #expect(guest.kernel.ioctl(guest.descriptor(0), CGMEM_KVM_GMEM_CONVERT_SHARED, &request) == 0)
         guest.kernel.script(ScriptedFault(.ioctl(CGMEM_KVM_GMEM_CONVERT_SHARED), .noMemory, times: 3))
         var policy = quick
@@ -170,7 +170,7 @@ import Testing
     @Test func aKickLeavesTheWaitAtOnceWithNothingChanged() throws {
         let guest = try Guest(.dialect2b)
         try guest.memory.convert(pages(0, 8), to: .shared)
-        let pin = try #require(guest.kernel.pin(guest.descriptor(0), offset: 0, length: page))
+        let pin = try #require(guest.kernel.pin(guest.descriptor(0), offset: 0, length: pageBytes))
         nonisolated(unsafe) var immediateExit = false
         var policy = ConversionPolicy.vcpu
         policy.isCancelled = { unsafe immediateExit }

@@ -24,7 +24,7 @@ import Testing
     func startsInTheStateAskedFor(kernel: TestKernel, state: Shareability) throws {
         let memory = try kernel.memory(initially: state)
         #expect(memory.level == kernel.level)
-        for address in [0, page, 255 * page + 17] {
+        for address in [0, pageBytes, 255 * pageBytes + 17] {
             #expect(memory.shareability(at: address) == state)
             #expect(touch(memory, address) == state)
         }
@@ -35,17 +35,17 @@ import Testing
     func convertsExactlyTheRangeAndKeepsContents(kernel: TestKernel) throws {
         let memory = try kernel.memory()
         #expect(try memory.convert(pages(3, 4), to: .shared) == .converted(pages: 4))
-        let pattern = (0..<Int(4 * page)).map { UInt8(truncatingIfNeeded: $0 &* 13 &+ $0 >> 8) }
-        try memory.write(pattern.span, at: 3 * page)
+        let pattern = (0..<Int(4 * pageBytes)).map { UInt8(truncatingIfNeeded: $0 &* 13 &+ $0 >> 8) }
+        try memory.write(pattern.span, at: 3 * pageBytes)
         for index in UInt64(0)..<10 {
-            #expect(touch(memory, index * page + 5) == ((3..<7).contains(index) ? .shared : .private))
+            #expect(touch(memory, index * pageBytes + 5) == ((3..<7).contains(index) ? .shared : .private))
         }
         #expect(try memory.convert(pages(4, 2), to: .private) == .converted(pages: 2))
-        #expect(touch(memory, 4 * page) == .private)
-        #expect(touch(memory, 3 * page) == .shared)
-        #expect(touch(memory, 6 * page) == .shared)
+        #expect(touch(memory, 4 * pageBytes) == .private)
+        #expect(touch(memory, 3 * pageBytes) == .shared)
+        #expect(touch(memory, 6 * pageBytes) == .shared)
         #expect(try memory.convert(pages(3, 4), to: .shared) == .converted(pages: 2))
-        #expect(try memory.read(Int(4 * page), at: 3 * page) == pattern)
+        #expect(try memory.read(Int(4 * pageBytes), at: 3 * pageBytes) == pattern)
         try memory.close()
     }
 
@@ -62,25 +62,25 @@ import Testing
     @Test(arguments: TestKernel.available)
     func spansRegionsAndMergesRuns(kernel: TestKernel) throws {
         let memory = try kernel.memory([
-            RegionRequest(address: 0, size: 64 * page, slot: 0),
-            RegionRequest(address: 64 * page, size: 64 * page, slot: 1),
-            RegionRequest(address: 1 << 32, size: 64 * page, slot: 2),
+            RegionRequest(address: 0, size: 64 * pageBytes, slot: 0),
+            RegionRequest(address: 64 * pageBytes, size: 64 * pageBytes, slot: 1),
+            RegionRequest(address: 1 << 32, size: 64 * pageBytes, slot: 2),
         ])
         try memory.convert(pages(10), to: .shared)
         #expect(try memory.convert(pages(0, 128), to: .shared) == .converted(pages: 127))
-        let bytes = (0..<Int(4 * page)).map { UInt8(truncatingIfNeeded: $0 &* 7) }
-        try memory.write(bytes.span, at: 62 * page + 9)
-        #expect(try memory.read(bytes.count, at: 62 * page + 9) == bytes)
+        let bytes = (0..<Int(4 * pageBytes)).map { UInt8(truncatingIfNeeded: $0 &* 7) }
+        try memory.write(bytes.span, at: 62 * pageBytes + 9)
+        #expect(try memory.read(bytes.count, at: 62 * pageBytes + 9) == bytes)
         let statistics = memory.statistics
-        #expect(statistics.sharedBytes == 128 * page)
-        #expect(statistics.privateBytes == 64 * page)
+        #expect(statistics.sharedBytes == 128 * pageBytes)
+        #expect(statistics.privateBytes == 64 * pageBytes)
         try memory.close()
     }
 
     @Test(arguments: TestKernel.available)
     func holesAreAnExplicitPolicy(kernel: TestKernel) throws {
         let memory = try kernel.memory([
-            RegionRequest(address: 0, size: 16 * page), RegionRequest(address: 32 * page, size: 16 * page),
+            RegionRequest(address: 0, size: 16 * pageBytes), RegionRequest(address: 32 * pageBytes, size: 16 * pageBytes),
         ])
         let across = pages(8, 32)
         let refused = error { () throws(GuestMemoryError) in try memory.convert(across, to: .shared) }
@@ -96,14 +96,14 @@ import Testing
     func badRangesAreRefusedBeforeAnythingChanges(kernel: TestKernel) throws {
         let memory = try kernel.memory()
         let bad: [(GuestRange, GuestMemoryError.Code)] = [
-            (GuestRange(address: 1, size: page), .badRange),
-            (GuestRange(address: 0, size: page - 1), .badRange),
+            (GuestRange(address: 1, size: pageBytes), .badRange),
+            (GuestRange(address: 0, size: pageBytes - 1), .badRange),
             (GuestRange(address: 0, size: 0), .badRange),
-            (GuestRange(address: 0 &- page, size: 2 * page), .badRange),
-            (GuestRange(address: 0 &- page, size: page), .badRange),
-            (GuestRange(address: page, size: 0 &- page), .badRange),
-            (GuestRange(address: 255 * page, size: 2 * page), .notGuestMemory),
-            (GuestRange(address: 1 << 40, size: page), .notGuestMemory),
+            (GuestRange(address: 0 &- pageBytes, size: 2 * pageBytes), .badRange),
+            (GuestRange(address: 0 &- pageBytes, size: pageBytes), .badRange),
+            (GuestRange(address: pageBytes, size: 0 &- pageBytes), .badRange),
+            (GuestRange(address: 255 * pageBytes, size: 2 * pageBytes), .notGuestMemory),
+            (GuestRange(address: 1 << 40, size: pageBytes), .notGuestMemory),
         ]
         for (range, code) in bad {
             for state in Shareability.allCases {
@@ -122,14 +122,14 @@ import Testing
     func copiesNeedSharedPages(kernel: TestKernel) throws {
         let memory = try kernel.memory()
         try memory.convert(pages(1, 2), to: .shared)
-        let bytes = [UInt8](repeating: 0xAB, count: Int(page))
-        let refusal = error { () throws(GuestMemoryError) in try memory.write(bytes.span, at: 2 * page + 1) }
+        let bytes = [UInt8](repeating: 0xAB, count: Int(pageBytes))
+        let refusal = error { () throws(GuestMemoryError) in try memory.write(bytes.span, at: 2 * pageBytes + 1) }
         #expect(refusal?.code == .notShared)
         #expect(refusal?.range == pages(3))
-        #expect(try memory.read(Int(2 * page), at: page).allSatisfy { $0 == 0 }, "nothing was written")
+        #expect(try memory.read(Int(2 * pageBytes), at: pageBytes).allSatisfy { $0 == 0 }, "nothing was written")
         #expect(error { () throws(GuestMemoryError) in try memory.read(1, at: 0) }?.code == .notShared)
         #expect(
-            error { () throws(GuestMemoryError) in try memory.read(Int(page), at: 255 * page + 1) }?.code
+            error { () throws(GuestMemoryError) in try memory.read(Int(pageBytes), at: 255 * pageBytes + 1) }?.code
                 == .notGuestMemory)
         #expect(error { () throws(GuestMemoryError) in try memory.write(bytes.span, at: .max) }?.code == .badRange)
         #expect(try memory.read(0, at: .max).isEmpty)
@@ -183,7 +183,7 @@ import Testing
         policy.onBusy = { _ in
             let hooked = error { () throws(GuestMemoryError) in try memory.convert(pages(6, 2), to: .private) }
             #expect(hooked?.code == .deadlock)
-            let copied = error { () throws(GuestMemoryError) in try memory.read(1, at: 6 * page) }
+            let copied = error { () throws(GuestMemoryError) in try memory.read(1, at: 6 * pageBytes) }
             #expect(copied?.code == .deadlock)
             lease.release()
             return .retry
@@ -211,26 +211,26 @@ import Testing
         let memory = try kernel.memory()
         try memory.preallocate(pages(0, 256))
         #expect(memory.statistics.sharedBytes == 0)
-        #expect(touch(memory, 5 * page) == .private)
+        #expect(touch(memory, 5 * pageBytes) == .private)
         #expect(
             error { () throws(GuestMemoryError) in try memory.preallocate(pages(255, 2)) }?.code == .notGuestMemory)
         try memory.convert(pages(2), to: .shared)
-        try memory.write([1, 2, 3].span, at: 2 * page)
+        try memory.write([1, 2, 3].span, at: 2 * pageBytes)
         try memory.discard(pages(2))
-        #expect(try memory.read(3, at: 2 * page) == [0, 0, 0])
+        #expect(try memory.read(3, at: 2 * pageBytes) == [0, 0, 0])
         try memory.close()
     }
 
     @Test(arguments: TestKernel.available)
     func mappingSizesFollowTheLedger(kernel: TestKernel) throws {
         let memory = try kernel.memory([
-            RegionRequest(address: 0, size: 6 << 20), RegionRequest(address: (1 << 30) + page, size: 4 << 20),
+            RegionRequest(address: 0, size: 6 << 20), RegionRequest(address: (1 << 30) + pageBytes, size: 4 << 20),
         ])
         #expect(memory.mappingSize(at: 5) == 2 << 20)
-        #expect(memory.mappingSize(at: (1 << 30) + page) == page, "address and offset do not agree")
+        #expect(memory.mappingSize(at: (1 << 30) + pageBytes) == pageBytes, "address and offset do not agree")
         #expect(memory.mappingSize(at: 7 << 20) == nil)
-        try memory.convert(GuestRange(address: 2 << 20, size: page), to: .shared)
-        #expect(memory.mappingSize(at: (2 << 20) + 5 * page) == page)
+        try memory.convert(GuestRange(address: 2 << 20, size: pageBytes), to: .shared)
+        #expect(memory.mappingSize(at: (2 << 20) + 5 * pageBytes) == pageBytes)
         #expect(memory.mappingSize(at: 4 << 20) == 2 << 20)
         #expect(memory.statistics.mixedFrames2M == 1)
         try memory.close()
@@ -240,25 +240,25 @@ import Testing
     func adoptsAFileAndDescribedSlots(kernel: TestKernel) throws {
         let vm = try kernel.machine()
         let flags = Capabilities.detect(vm).creationFlags(for: .shared).flags
-        let file = try GuestMemfd.create(in: vm, size: 32 * page, flags: flags)
+        let file = try GuestMemfd.create(in: vm, size: 32 * pageBytes, flags: flags)
         let memory = try GuestMemory.create(
             in: vm,
             regions: [
                 RegionRequest(
-                    address: 0, size: 8 * page,
+                    address: 0, size: 8 * pageBytes,
                     backing: .existing(descriptor: file.descriptor, offset: 0, state: .private)),
                 RegionRequest(
-                    address: 1 << 32, size: 8 * page,
-                    backing: .existing(descriptor: file.descriptor, offset: 16 * page, state: .shared)),
+                    address: 1 << 32, size: 8 * pageBytes,
+                    backing: .existing(descriptor: file.descriptor, offset: 16 * pageBytes, state: .shared)),
             ], require: kernel.level)
         #expect(touch(memory, 0) == .private)
         #expect(touch(memory, 1 << 32) == .shared)
-        #expect(memory.statistics.sharedBytes == 8 * page)
-        #expect(memory.statistics.privateBytes == 8 * page)
+        #expect(memory.statistics.sharedBytes == 8 * pageBytes)
+        #expect(memory.statistics.privateBytes == 8 * pageBytes)
         #expect(memory.files.count == 1, "one file, one ledger")
-        try memory.convert(GuestRange(address: (1 << 32) + page, size: page), to: .private)
-        #expect(touch(memory, (1 << 32) + page) == .private)
-        #expect(memory.regionInfos[1].fileOffset == 16 * page)
+        try memory.convert(GuestRange(address: (1 << 32) + pageBytes, size: pageBytes), to: .private)
+        #expect(touch(memory, (1 << 32) + pageBytes) == .private)
+        #expect(memory.regionInfos[1].fileOffset == 16 * pageBytes)
         try memory.close()
 
         let overlapping = error { () throws(GuestMemoryError) in
@@ -266,8 +266,8 @@ import Testing
                 in: vm,
                 regions: [0, 1 << 32].map {
                     RegionRequest(
-                        address: $0, size: 8 * page,
-                        backing: .existing(descriptor: file.descriptor, offset: 4 * page, state: .private))
+                        address: $0, size: 8 * pageBytes,
+                        backing: .existing(descriptor: file.descriptor, offset: 4 * pageBytes, state: .private))
                 }, require: kernel.level)
         }
         #expect(overlapping?.code == .overlap)
@@ -276,7 +276,7 @@ import Testing
                 in: vm,
                 regions: [
                     RegionRequest(
-                        address: 0, size: 33 * page,
+                        address: 0, size: 33 * pageBytes,
                         backing: .existing(descriptor: file.descriptor, offset: 0, state: .private))
                 ], require: kernel.level)
         }

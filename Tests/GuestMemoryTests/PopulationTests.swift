@@ -19,8 +19,8 @@ import Testing
 
     /// Reads a range by sharing it.
     func readBack(_ memory: GuestMemory, _ address: UInt64, _ count: Int) throws -> [UInt8] {
-        let first = address & ~(page - 1)
-        let end = (address + UInt64(count) + page - 1) & ~(page - 1)
+        let first = address & ~(pageBytes - 1)
+        let end = (address + UInt64(count) + pageBytes - 1) & ~(pageBytes - 1)
         try memory.convert(GuestRange(first..<end), to: .shared)
         defer { _ = try? memory.convert(GuestRange(first..<end), to: .private) }
         return try memory.read(count, at: address)
@@ -46,23 +46,23 @@ import Testing
             RegionRequest(address: 0, size: 20 << 20, slot: 0),
             RegionRequest(address: 20 << 20, size: 1 << 20, slot: 1),
         ])
-        let bytes = Self.pattern(5 * Int(page) + 77)
+        let bytes = Self.pattern(5 * Int(pageBytes) + 77)
         let contents = Self.pattern(9 << 20, 2)
         let path = try file([(0, contents)], size: contents.count)
         defer { try? FileManager.default.removeItem(atPath: path) }
         var plan = PopulationPlan()
-        plan.add(bytes, at: 3 * page + 100)
+        plan.add(bytes, at: 3 * pageBytes + 100)
         try plan.add(path: path, at: (11 << 20) + 5)
-        plan.addZeros(2 * page, at: 9 * page)
+        plan.addZeros(2 * pageBytes, at: 9 * pageBytes)
         var options = PopulationOptions()
         options.threads = threads
         options.verifies = true
         try memory.populate(plan, options)
         #expect(memory.statistics.sharedBytes == 0)
         #expect(memory.statistics.leases == 0)
-        #expect(try readBack(memory, 3 * page + 100, bytes.count) == bytes)
+        #expect(try readBack(memory, 3 * pageBytes + 100, bytes.count) == bytes)
         #expect(try readBack(memory, (11 << 20) + 5, contents.count) == contents)
-        #expect(try Self.isZero(readBack(memory, 9 * page, Int(2 * page))))
+        #expect(try Self.isZero(readBack(memory, 9 * pageBytes, Int(2 * pageBytes))))
         try memory.close()
     }
 
@@ -70,10 +70,10 @@ import Testing
     func previewSaysWhatWillHappen(kernel: TestKernel) throws {
         let memory = try kernel.memory([RegionRequest(address: 0, size: 8 << 20)])
         var plan = PopulationPlan()
-        plan.add(Self.pattern(100), at: page + 5)
-        plan.add(Self.pattern(100), at: 2 * page)
+        plan.add(Self.pattern(100), at: pageBytes + 5)
+        plan.add(Self.pattern(100), at: 2 * pageBytes)
         plan.add(Self.pattern(2 << 20), at: 4 << 20)
-        plan.addZeros(page, at: 6 << 20)
+        plan.addZeros(pageBytes, at: 6 << 20)
         let preview = try memory.preview(plan)
         #expect(preview.runsToShare == [pages(1, 2), GuestRange(address: 4 << 20, size: 2 << 20)])
         #expect(preview.splitFrames2M == [0], "the frame at 4 MiB is shared whole")
@@ -91,9 +91,9 @@ import Testing
     func sharedPagesStayShared(kernel: TestKernel) throws {
         let memory = try kernel.memory()
         try memory.convert(pages(2, 2), to: .shared)
-        try memory.populate(PopulationPlan(Self.pattern(Int(4 * page)), at: page))
-        #expect((1..<5).map { memory.shareability(at: $0 * page) } == [.private, .shared, .shared, .private])
-        #expect(try memory.read(Int(2 * page), at: 2 * page) == Array(Self.pattern(Int(4 * page))[Int(page)...].prefix(Int(2 * page))))
+        try memory.populate(PopulationPlan(Self.pattern(Int(4 * pageBytes)), at: pageBytes))
+        #expect((1..<5).map { memory.shareability(at: $0 * pageBytes) } == [.private, .shared, .shared, .private])
+        #expect(try memory.read(Int(2 * pageBytes), at: 2 * pageBytes) == Array(Self.pattern(Int(4 * pageBytes))[Int(pageBytes)...].prefix(Int(2 * pageBytes))))
         try memory.close()
     }
 
@@ -116,23 +116,23 @@ import Testing
     @Test(arguments: TestKernel.available)
     func zerosOverwriteWhatWasThere(kernel: TestKernel) throws {
         let memory = try kernel.memory()
-        try memory.populate(PopulationPlan(Self.pattern(Int(8 * page)), at: 0))
-        var image = Self.pattern(Int(8 * page), 3)
-        for index in Int(2 * page)..<Int(5 * page) { image[index] = 0 }
+        try memory.populate(PopulationPlan(Self.pattern(Int(8 * pageBytes)), at: 0))
+        var image = Self.pattern(Int(8 * pageBytes), 3)
+        for index in Int(2 * pageBytes)..<Int(5 * pageBytes) { image[index] = 0 }
         var plan = PopulationPlan()
         plan.add(image, at: 0)
         var options = PopulationOptions()
         options.verifies = true
         try memory.populate(plan, options)
         #expect(try readBack(memory, 0, image.count) == image)
-        let path = try file([], size: Int(2 * page))
+        let path = try file([], size: Int(2 * pageBytes))
         defer { try? FileManager.default.removeItem(atPath: path) }
         plan = PopulationPlan()
         try plan.add(path: path, at: 0)
-        plan.addZeros(page, at: 7 * page)
+        plan.addZeros(pageBytes, at: 7 * pageBytes)
         try memory.populate(plan)
-        #expect(try Self.isZero(readBack(memory, 0, Int(2 * page))))
-        #expect(try Self.isZero(readBack(memory, 7 * page, Int(page))))
+        #expect(try Self.isZero(readBack(memory, 0, Int(2 * pageBytes))))
+        #expect(try Self.isZero(readBack(memory, 7 * pageBytes, Int(pageBytes))))
         try memory.close()
     }
 
@@ -146,17 +146,17 @@ import Testing
         let ends = Pipe()
         let good = (bytes: Self.pattern(100), address: UInt64(0))
         let bad: [(GuestMemoryError.Code, (inout PopulationPlan) -> Void)] = [
-            (.badSize, { $0.add([], at: page) }),
+            (.badSize, { $0.add([], at: pageBytes) }),
             (.overlap, { $0.add([1], at: 99) }),
             (.notGuestMemory, { $0.add([1], at: 1 << 20) }),
             (.notGuestMemory, { $0.add([1, 2], at: (1 << 20) - 1) }),
             (.badRange, { $0.add([1, 2], at: .max) }),
-            (.badRange, { $0.addZeros(.max, at: page) }),
-            (.shortSource, { $0.add(file: descriptor, offset: 0, count: 101, at: page) }),
-            (.shortSource, { $0.add(file: descriptor, offset: 101, count: 1, at: page) }),
-            (.shortSource, { $0.add(file: descriptor, offset: .max, count: 2, at: page) }),
-            (.badDescriptor, { $0.add(file: ends.fileHandleForReading.fileDescriptor, count: 1, at: page) }),
-            (.badDescriptor, { $0.add(file: 99_999, count: 1, at: page) }),
+            (.badRange, { $0.addZeros(.max, at: pageBytes) }),
+            (.shortSource, { $0.add(file: descriptor, offset: 0, count: 101, at: pageBytes) }),
+            (.shortSource, { $0.add(file: descriptor, offset: 101, count: 1, at: pageBytes) }),
+            (.shortSource, { $0.add(file: descriptor, offset: .max, count: 2, at: pageBytes) }),
+            (.badDescriptor, { $0.add(file: ends.fileHandleForReading.fileDescriptor, count: 1, at: pageBytes) }),
+            (.badDescriptor, { $0.add(file: 99_999, count: 1, at: pageBytes) }),
         ]
         for (code, addBad) in bad {
             var plan = PopulationPlan(good.bytes, at: good.address)
@@ -200,7 +200,7 @@ import Testing
     @Test(arguments: TestKernel.available, [1, 2])
     func progressCountsUpAndCancels(kernel: TestKernel, threads: Int) throws {
         let memory = try kernel.memory([RegionRequest(address: 0, size: 40 << 20)])
-        let plan = PopulationPlan(Self.pattern(33 << 20), at: page)
+        let plan = PopulationPlan(Self.pattern(33 << 20), at: pageBytes)
         var options = PopulationOptions()
         options.threads = threads
         nonisolated(unsafe) var seen: [UInt64] = []
@@ -226,17 +226,17 @@ import Testing
     @Test(arguments: TestKernel.available)
     func verificationCatchesAnotherWriter(kernel: TestKernel) throws {
         let memory = try kernel.memory()
-        let source = UnsafeMutableRawPointer.allocate(byteCount: Int(64 * page), alignment: 4096)
+        let source = UnsafeMutableRawPointer.allocate(byteCount: Int(64 * pageBytes), alignment: 4096)
         defer { unsafe source.deallocate() }
-        unsafe source.initializeMemory(as: UInt8.self, repeating: 7, count: Int(64 * page))
+        unsafe source.initializeMemory(as: UInt8.self, repeating: 7, count: Int(64 * pageBytes))
         var plan = PopulationPlan()
-        unsafe plan.add(UnsafeRawBufferPointer(start: source, count: Int(64 * page)), at: 0)
+        unsafe plan.add(UnsafeRawBufferPointer(start: source, count: Int(64 * pageBytes)), at: 0)
         var options = PopulationOptions()
         options.verifies = true
         try memory.populate(plan, options)
         #expect(try readBack(memory, 0, 4) == [7, 7, 7, 7])
         // A file whose contents change between being read and being compared.
-        let path = try file([(0, [UInt8](repeating: 7, count: Int(page)))], size: Int(page))
+        let path = try file([(0, [UInt8](repeating: 7, count: Int(pageBytes)))], size: Int(pageBytes))
         defer { try? FileManager.default.removeItem(atPath: path) }
         let writer = SegmentWriter(system: RewritingKernel(path), skipsZeroPages: false, verifies: true)
         try memory.convert(pages(100), to: .shared)
@@ -245,7 +245,7 @@ import Testing
         let info = memory.regionInfos[0]
         let piece = SegmentWriter.Piece(
             segment: PayloadSegment(range: pages(100), source: .file(descriptor: descriptor, offset: 0)),
-            host: info.hostAddress + UInt(100 * page), file: info.descriptor, fileOffset: 100 * page)
+            host: info.hostAddress + UInt(100 * pageBytes), file: info.descriptor, fileOffset: 100 * pageBytes)
         let failure = error { () throws(GuestMemoryError) in try writer.write(piece) }
         #expect(failure?.code == .verifyFailed)
         try memory.close()

@@ -3,9 +3,9 @@ package struct OwnedDescriptor: ~Copyable {
     package let number: Int32
     private let system: any SystemCalls
 
-    /// Takes over a descriptor that a call of `system` has just returned, and makes it close-on-exec:
-    /// the kernel's own guest_memfd and VM descriptors are not, and a helper process that inherits one
-    /// keeps the guest's memory alive and readable.
+    /// Takes over a descriptor that a call of `system` has just returned, and makes it close-on-exec: a
+    /// guest_memfd is not (Linux 6.18), and a helper process that inherits it keeps the guest's memory
+    /// alive and readable.
     package init(taking number: Int32, from system: any SystemCalls) {
         self.number = number
         self.system = system

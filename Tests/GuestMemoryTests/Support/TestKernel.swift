@@ -64,10 +64,10 @@ enum TestKernel: String, CaseIterable, CustomTestStringConvertible, Sendable {
     }
 }
 
-let page: UInt64 = UInt64(cgmem_page_size())
+let pageBytes: UInt64 = UInt64(cgmem_page_size())
 
 func pages(_ start: UInt64, _ count: UInt64 = 1) -> GuestRange {
-    GuestRange(address: start * page, size: count * page)
+    GuestRange(address: start * pageBytes, size: count * pageBytes)
 }
 
 /// The error that a call throws, nil when it returns.
