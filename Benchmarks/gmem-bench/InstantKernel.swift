@@ -35,6 +35,10 @@ final class InstantKernel: SystemCalls, @unchecked Sendable {
         _ address: UInt, _ length: Int, _ protection: Int32, _ flags: Int32, _ descriptor: Int32, _ offset: Int64
     ) -> Int { emulator.mmap(address, length, protection, flags, descriptor, offset) }
     func munmap(_ address: UInt, _ length: Int) -> Int { emulator.munmap(address, length) }
+    func mprotect(_ address: UInt, _ length: Int, _ protection: Int32) -> Int {
+        emulator.mprotect(address, length, protection)
+    }
+    func munlock(_ address: UInt, _ length: Int) -> Int { emulator.munlock(address, length) }
     func madvise(_ address: UInt, _ length: Int, _ advice: Int32) -> Int {
         emulator.madvise(address, length, advice)
     }

@@ -8,7 +8,7 @@ func libraryPopulation(_ report: Reporter) -> PopulateOurs? {
     let vm: VirtualMachine
     do throws(GuestMemoryError) {
         vm = try KVMDevice.open().createVirtualMachine()
-        guard Capabilities.detect(vm).level == .process else { return nil }
+        guard try MemoryCapabilities.detect(vm).level == .process else { return nil }
     } catch {
         report.note("population by the library: \(error)")
         return nil

@@ -1,16 +1,32 @@
 import CGmem
 
 extension GuestMemory {
-    /// Leases a shared range under a name. Waits, at most `policy.deadline`, for a conversion of it to
-    /// private that is under way; throws `notShared` where a page is, or becomes, private.
+    /// Leases a shared range under a name. Waits, at most `policy.deadline`, for a conversion of it that is
+    /// under way; throws `notShared` where a page is, or becomes, private.
     ///
-    /// - Parameter range: bytes, page-aligned, all of it guest memory.
+    /// - Parameter range: bytes, not empty, all of it guest memory; need not be aligned.
     public func lease(
         _ range: GuestRange, label: String, policy: ConversionPolicy = .vmm
     ) throws(GuestMemoryError) -> SharedLease {
-        let end = try validate(range, "lease")
+        let end = try validateBytes(range, "lease")
         let claim = try beginAccess(range.address, end, "lease", label: label, thread: 0, policy)
-        return SharedLease(range, label, in: self, claim: claim)
+        var segments: [SharedLease.Segment] = []
+        var at = range.address
+        while let piece = nextPiece(at, end) {
+            segments.append(
+                .init(
+                    hostAddress: regions[piece.region].hostAddress(piece.start),
+                    count: Int(piece.end - piece.start)))
+            at = piece.end
+        }
+        return SharedLease(range, label, in: self, claim: claim, segments: segments)
+    }
+
+    /// Where the host sees a range, shared or not. Only while a lease stands is it safe to touch.
+    ///
+    /// - Parameter range: bytes, not empty, within one region: two regions need not be neighbours here.
+    public func hostAddress(of range: GuestRange) throws(GuestMemoryError) -> UInt {
+        regions[try region(holding: range, "hostAddress")].hostAddress(range.address)
     }
 
     /// Runs `body` on the host's view of a shared range, which stays shared meanwhile.
@@ -23,11 +39,8 @@ extension GuestMemory {
         in range: GuestRange, label: String = "withSharedBytes", policy: ConversionPolicy = .vmm,
         _ body: (UnsafeMutableRawBufferPointer) -> Result
     ) throws(GuestMemoryError) -> Result {
-        guard let end = range.end, range.size != 0 else { throw badBytes(range, "withSharedBytes") }
-        guard let index = region(containing: range.address), end <= regions[index].end else {
-            throw GuestMemoryError(
-                .notGuestMemory, "withSharedBytes", .invalid, range: range, "the range is not within one region")
-        }
+        let index = try region(holding: range, "withSharedBytes")
+        let end = range.address + range.size
         let claim = try beginAccess(range.address, end, "withSharedBytes", label: label, policy)
         defer { endAccess(claim) }
         let host = regions[index].hostAddress(range.address)
@@ -37,34 +50,45 @@ extension GuestMemory {
                 start: UnsafeMutableRawPointer(bitPattern: host), count: Int(range.size)))
     }
 
-    /// Copies bytes into shared guest memory, over as many regions as they span. Throws `notShared`, with
-    /// nothing written, where a page is private.
-    public func write(_ bytes: Span<UInt8>, at address: UInt64) throws(GuestMemoryError) {
+    /// Copies bytes into shared guest memory, over as many regions as they span. Waits, at most
+    /// `policy.deadline`, for a conversion of them that is under way; throws `notShared`, with nothing
+    /// written, where a page is private, `held` when the wait was too long.
+    public func write(
+        _ bytes: Span<UInt8>, at address: UInt64, policy: ConversionPolicy = .vmm
+    ) throws(GuestMemoryError) {
         let range = GuestRange(address: address, size: UInt64(bytes.count))
         // SAFETY: the pointer is used while the span is borrowed.
         try unsafe bytes.withUnsafeBufferPointer { (source) throws(GuestMemoryError) in
-            try unsafe copy(range, "write") { host, offset, count in
+            try unsafe copy(range, "write", policy) { host, offset, count in
                 unsafe cgmem_copy(host, source.baseAddress! + offset, count)
             }
         }
     }
 
-    /// Copies shared guest memory out. Throws `notShared`, with nothing read, where a page is private.
-    public func read(into bytes: inout MutableSpan<UInt8>, at address: UInt64) throws(GuestMemoryError) {
+    /// Copies shared guest memory out. Waits and throws as `write`.
+    public func read(
+        into bytes: inout MutableSpan<UInt8>, at address: UInt64, policy: ConversionPolicy = .vmm
+    ) throws(GuestMemoryError) {
         let range = GuestRange(address: address, size: UInt64(bytes.count))
         // SAFETY: the pointer is used while the span is borrowed.
         try unsafe bytes.withUnsafeMutableBufferPointer { (target) throws(GuestMemoryError) in
-            try unsafe copy(range, "read") { host, offset, count in
+            try unsafe copy(range, "read", policy) { host, offset, count in
                 unsafe cgmem_copy(target.baseAddress! + offset, host, count)
             }
         }
     }
 
-    /// Copies `count` bytes of shared guest memory out.
-    public func read(_ count: Int, at address: UInt64) throws(GuestMemoryError) -> [UInt8] {
+    /// Copies `count` bytes of shared guest memory out. Waits and throws as `write`, before it allocates.
+    public func read(
+        _ count: Int, at address: UInt64, policy: ConversionPolicy = .vmm
+    ) throws(GuestMemoryError) -> [UInt8] {
+        if count == 0 { return [] }
+        let range = GuestRange(address: address, size: UInt64(clamping: count))
+        if count < 0 { throw badBytes(range, "read") }
+        _ = try validateBytes(range, "read")
         var bytes = [UInt8](repeating: 0, count: count)
         var span = bytes.mutableSpan
-        try read(into: &span, at: address)
+        try read(into: &span, at: address, policy: policy)
         return bytes
     }
 
@@ -72,16 +96,12 @@ extension GuestMemory {
 
     /// Claims the bytes and hands them out region by region: where they are, how far into the copy, how many.
     private func copy(
-        _ range: GuestRange, _ operation: StaticString,
+        _ range: GuestRange, _ operation: StaticString, _ policy: ConversionPolicy,
         _ body: (_ host: UnsafeMutableRawPointer, _ offset: Int, _ count: Int) -> Void
     ) throws(GuestMemoryError) {
         if range.size == 0 { return }
-        guard let end = range.end else { throw badBytes(range, operation) }
-        let first = range.address & ~pageMask
-        let (last, overflow) = end.addingReportingOverflow(pageMask)
-        if overflow { throw badBytes(range, operation) }
-        _ = try validate(GuestRange(address: first, size: last & ~pageMask - first), operation)
-        let claim = try beginAccess(range.address, end, operation, label: "", .vmm)
+        let end = try validateBytes(range, operation)
+        let claim = try beginAccess(range.address, end, operation, label: "", policy)
         defer { endAccess(claim) }
         var at = range.address
         while let piece = nextPiece(at, end) {
@@ -92,6 +112,27 @@ extension GuestMemory {
                 Int(piece.end - piece.start))
             at = piece.end
         }
+    }
+
+    /// Throws unless the bytes are not none, do not wrap, and all lie in guest memory. Returns their end.
+    private func validateBytes(_ range: GuestRange, _ operation: StaticString) throws(GuestMemoryError) -> UInt64 {
+        if isForked { throw unusable(operation) }
+        guard range.size != 0, let end = range.end, let whole = range.roundedOut(to: pageMask + 1) else {
+            throw badBytes(range, operation)
+        }
+        _ = try validate(whole, operation)
+        return end
+    }
+
+    /// The region that holds all of the bytes.
+    private func region(holding range: GuestRange, _ operation: StaticString) throws(GuestMemoryError) -> Int {
+        let end = try validateBytes(range, operation)
+        guard let index = region(containing: range.address), end <= regions[index].end else {
+            throw GuestMemoryError(
+                .badRange, "\(operation)", .invalid, range: range,
+                "the range crosses a border of two regions, which need not be neighbours in this process: split it")
+        }
+        return index
     }
 
     private func beginAccess(
@@ -106,18 +147,27 @@ extension GuestMemory {
         defer { claims.lock.unlock() }
         while true {
             try checkOpen(operation)
-            guard let holder = claims.first(overlapping: start, end, where: { $0 == .toPrivate }) else { break }
+            // Also one to shared: should it fail half-way, its pages become private again.
+            guard let holder = claims.first(overlapping: start, end, where: { $0.isConversion }) else { break }
+            // The conversion is waiting for what covers these bytes, or for nothing in them.
+            if claims.isCovered(start, end, by: cgmem_thread_self()) { break }
             refusals += 1
             if holder.thread == cgmem_thread_self() {
                 throw GuestMemoryError(
                     .deadlock, "\(operation)", .deadlock, range: GuestRange(start..<end),
-                    "this thread is making \(hex(holder.start))..<\(hex(holder.end)) private")
+                    "this thread is converting \(hex(holder.start))..<\(hex(holder.end))")
             }
             do throws(RetryLoop.Failure) {
                 try loop.await(claims, refusals) {
-                    BusyPlace(address: holder.start, fileOffset: 0, leases: [])
+                    self.busyPlace(max(holder.start, start), leases: [])
                 }
             } catch {
+                if case .held = error {
+                    throw GuestMemoryError(
+                        .held, "\(operation)", .again, range: GuestRange(start..<end),
+                        "\(hex(holder.start))..<\(hex(holder.end)) is being converted, and was not done in "
+                            + "\(loop.elapsed / 1_000_000) ms: try again")
+                }
                 throw error.described("\(operation)", GuestRange(start..<end), elapsed: loop.elapsed)
             }
         }
@@ -125,12 +175,12 @@ extension GuestMemory {
         return claims.addAccess(start, end, thread: thread, label: label, since: since)
     }
 
-    private func endAccess(_ claim: UInt64) {
+    func endAccess(_ claim: UInt64) {
         let wake = claims.lock.withLock { claims.remove(claim) }
         if wake { claims.wakeWaiters() }
     }
 
-    /// Under the lock: every page is shared. Whoever was let in may write, so the pages are pristine no more.
+    /// Under the lock: every page is shared.
     private func checkShared(_ start: UInt64, _ end: UInt64, _ operation: StaticString) throws(GuestMemoryError) {
         let last = (end + pageMask) & ~pageMask
         var at = start & ~pageMask
@@ -143,7 +193,6 @@ extension GuestMemory {
                     .notShared, "\(operation)", .badAddress, range: range,
                     "the page at \(hex(range.address)) is private to the guest: convert it to shared first")
             }
-            region.isPristine = false
             at = piece.end
         }
     }

@@ -33,12 +33,12 @@ extension GuestMemory {
         for file in files { file.end() }
     }
 
-    /// One state per file before it is closed. A port of the v8 series to Linux 7.3.4 panicked when it
+    /// One state per file of ours before it is closed. A port of the v8 series to Linux 7.3.4 panicked when it
     /// tore down a file whose pages alternated (121 or more of them). To private, because that way nobody
     /// gets to see anything; a page that is still held stays as it is, which is what the kernel expects.
     private func settleStates() {
         guard case .inPlace = method else { return }
-        for file in files {
+        for file in files where file.isOurs {
             let whole = PageRange(start: 0, count: file.ledger.value.pageCount)
             if file.ledger.value.uniformState(of: whole) == nil {
                 _ = file.converter.attempt(whole, to: .private, on: system)

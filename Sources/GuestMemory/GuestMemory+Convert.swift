@@ -22,7 +22,7 @@ extension GuestMemory {
         claims.lock.lock()
         // What nearly always happens, without a detour: one region, nobody in the way, one run, one answer.
         guard isOpen, let index = region(containing: range.address), end <= regions[index].end,
-            claims.first(overlapping: range.address, end, where: { _ in true }) == nil
+            claims.first(overlapping: range.address, end, where: { $0 != .allocation }) == nil
         else {
             claims.lock.unlock()
             return try convertInSteps(range, end, to: wanted, policy)
@@ -69,20 +69,32 @@ extension GuestMemory {
         claims.lock.lock()
         do throws(GuestMemoryError) {
             try checkOpen("convert")
-            try wait(&request, "a conversion of an overlapping range is under way") { kind in kind != .access }
+            try wait(&request, "a conversion of an overlapping range is under way") { $0.isConversion }
         } catch {
             claims.lock.unlock()
             throw error
         }
-        guard let entry = nextRun(&request) else {
+        guard let first = nextRun(&request) else {
             shared.value.counters.unchanged += 1
             claims.lock.unlock()
             return .unchanged
         }
         request.claim = claims.add(
             wanted == .private ? .toPrivate : .toShared, range.address, end, thread: request.thread)
+        var entry = first
         // The claim stands, so no new access begins; those that are there have until the deadline.
-        if wanted == .private { try waitForAccesses(&request) }
+        if wanted == .private, try waitForAccesses(&request) {
+            // Around leases: what is to be converted is not what it was.
+            request.cursor = range.address
+            guard let other = nextRun(&request) else {
+                let wake = claims.remove(request.claim)
+                shared.value.counters.failed += 1
+                claims.lock.unlock()
+                if wake { claims.wakeWaiters() }
+                throw heldAround(request)
+            }
+            entry = other
+        }
         claims.lock.unlock()
         let answer = regions[entry.region].converter.attempt(entry.run, to: wanted, on: system)
         return try proceed(&request, entry, answer)
@@ -126,11 +138,20 @@ extension GuestMemory {
         while let piece = nextPiece(request.cursor, request.end) {
             let region = regions[piece.region]
             let pages = region.pages(piece.start, piece.end)
-            if let run = region.ledger.nextRun(notIn: request.wanted, within: pages) {
-                request.cursor = region.guestRange(run).end ?? request.end
-                return RunJournal.Entry(region: piece.region, run: run)
+            guard var run = region.ledger.nextRun(notIn: request.wanted, within: pages) else {
+                request.cursor = piece.end
+                continue
             }
-            request.cursor = piece.end
+            let range = region.guestRange(run)
+            if let spared = request.spared.first(where: { $0.overlaps(range) }) {
+                if spared.address <= range.address {
+                    request.cursor = spared.address + spared.size
+                    continue
+                }
+                run.count = Int((spared.address - range.address) >> UInt64(region.converter.pageShift))
+            }
+            request.cursor = region.guestRange(run).end ?? request.end
+            return RunJournal.Entry(region: piece.region, run: run)
         }
         return nil
     }
@@ -139,7 +160,6 @@ extension GuestMemory {
     @inline(__always)
     private func commit(_ run: PageRange, _ region: Region, _ wanted: Shareability) {
         region.ledger.set(run, to: wanted)
-        if wanted == .shared { region.isPristine = false }
     }
 
     /// The kernel said yes to a run of a request. Under the lock.
@@ -171,29 +191,54 @@ extension GuestMemory {
         shared.value.counters.pauses += UInt64(counts.pauses)
     }
 
-    private func place(of page: Int, in region: Region) -> BusyPlace {
+    private func place(of page: Int, in region: Region) -> ConversionPolicy.Busy {
         let range = region.guestRange(PageRange(start: page, count: 1))
         let labels = claims.lock.withLock { claims.labels(overlapping: range.address, range.address + range.size) }
-        return BusyPlace(
-            address: range.address, fileOffset: UInt64(page) << UInt64(region.converter.pageShift),
-            leases: labels)
+        return busyPlace(range.address, leases: labels)
+    }
+
+    /// What a hook is told of the page at a guest-physical address of a region.
+    func busyPlace(_ address: UInt64, leases: [String]) -> ConversionPolicy.Busy {
+        let page = address & ~pageMask
+        let offset = region(containing: page).map { page - regions[$0].range.address + regions[$0].fileOffset }
+        return ConversionPolicy.Busy(address: page, fileOffset: offset ?? 0, leases: leases)
     }
 
     // MARK: Waiting for others of this process
 
-    /// Until nobody touches the pages. Under the lock; when it throws, the lock and the claim are released.
-    private func waitForAccesses(_ request: inout ConversionRequest) throws(GuestMemoryError) {
+    /// Until nobody touches the pages. Returns whether some stay in use and are to be converted around.
+    /// Under the lock; when it throws, the lock and the claim are released.
+    private func waitForAccesses(_ request: inout ConversionRequest) throws(GuestMemoryError) -> Bool {
         do throws(GuestMemoryError) {
-            try wait(&request, "it is leased") { kind in kind == .access }
+            try wait(&request, "it is leased") { $0 == .access }
+            return false
         } catch {
+            if error.code == .held, request.policy.heldPages == .convertAround {
+                request.spared = claims.accessed(request.range.address, request.end, pageMask: pageMask)
+                request.heldPages = request.spared
+                return true
+            }
             let wake = claims.remove(request.claim)
             shared.value.counters.failed += 1
+            count(request.loop.counts)
             claims.lock.unlock()
             if wake { claims.wakeWaiters() }
             var failure = error
             failure.outcome = .failed
             throw failure
         }
+    }
+
+    /// Claims a range for something else than a conversion or an access, once nobody is in its way.
+    func beginUse(
+        _ range: GuestRange, _ end: UInt64, _ operation: StaticString, _ kind: Claims.Claim.Kind
+    ) throws(GuestMemoryError) -> UInt64 {
+        var request = ConversionRequest(range, end, to: .private, .vmm, thread: cgmem_thread_self(), on: system)
+        claims.lock.lock()
+        defer { claims.lock.unlock() }
+        try checkOpen(operation)
+        if kind == .toPrivate { try wait(&request, "the range is being converted") { $0 != .allocation } }
+        return claims.add(kind, range.address, end, thread: request.thread)
     }
 
     /// Until no claim of these kinds overlaps the request. Under the lock, which is released meanwhile.
@@ -210,8 +255,7 @@ extension GuestMemory {
             let holders = claims.labels(overlapping: request.range.address, request.end)
             do throws(RetryLoop.Failure) {
                 try request.loop.await(claims, refusals) {
-                    BusyPlace(
-                        address: max(holder.start, request.range.address), fileOffset: 0, leases: holders)
+                    self.busyPlace(max(holder.start, request.range.address), leases: holders)
                 }
             } catch {
                 if case .held = error, holder.kind != .access {
@@ -259,6 +303,8 @@ struct ConversionRequest {
     var journal = RunJournal()
     /// What `convertAround` left.
     var heldPages: [GuestRange] = []
+    /// Leased pages that are left as they are, in order.
+    var spared: [GuestRange] = []
 
     init(
         _ range: GuestRange, _ end: UInt64, to wanted: Shareability, _ policy: ConversionPolicy, thread: UInt64,

@@ -1,9 +1,12 @@
+import CGmem
+
 extension GuestMemory {
     /// Creates a guest's memory in a VM, on the strongest level its kernel offers.
     ///
     /// For each region without a file of its own: `KVM_CREATE_GUEST_MEMFD` (mappable, so Linux 6.18), a
-    /// mapping for the host, and, where a slot is named, `KVM_SET_USER_MEMORY_REGION2`. Nothing is
-    /// allocated. Everything is checked first, and whatever was made is taken back when a step fails.
+    /// mapping for the host, and, where a slot is named, `KVM_SET_USER_MEMORY_REGION2`. No guest memory is
+    /// allocated (but a page where a VMM's own file is looked at). Everything is checked first, and whatever
+    /// was made is taken back when a step fails; the state of pages in a VMM's own file, once set, is not.
     ///
     /// - Parameters:
     ///   - regions: at least one; sizes and addresses in bytes, multiples of the page.
@@ -13,13 +16,14 @@ extension GuestMemory {
     ///   tables per GiB.
     public static func create(
         in vm: VirtualMachine, regions requests: [RegionRequest], initially: Shareability = .private,
-        require: Level = .kernel
+        require: PrivacyLevel = .kernel
     ) throws(GuestMemoryError) -> GuestMemory {
         try checkRequests(requests, pageSize: UInt64(vm.system.pageSize))
-        let capabilities = Capabilities.detect(vm)
+        let capabilities = try MemoryCapabilities.detect(vm)
         let (level, method) = try choose(capabilities, require)
         var builder = MemoryBuilder(vm, capabilities, method)
         for request in requests { try builder.add(request, initially) }
+        try builder.setFirstStates()
         let memory = try GuestMemory(
             virtualMachine: vm, capabilities: capabilities, level: level, method: method,
             regions: builder.regions.sorted { $0.range.address < $1.range.address }, files: builder.files)
@@ -32,7 +36,7 @@ extension GuestMemory {
     ///
     /// For tools and tests. A VMM has a VM of its own and says so: `create(in:regions:initially:require:)`.
     public static func create(
-        regions: [RegionRequest], initially: Shareability = .private, require: Level = .kernel
+        regions: [RegionRequest], initially: Shareability = .private, require: PrivacyLevel = .kernel
     ) throws(GuestMemoryError) -> GuestMemory {
         let vm = try VirtualMachine.strongest(require: require)
         return try create(in: vm, regions: regions, initially: initially, require: require)
@@ -82,8 +86,8 @@ extension GuestMemory {
     }
 
     private static func choose(
-        _ capabilities: Capabilities, _ require: Level
-    ) throws(GuestMemoryError) -> (Level, ConversionMethod) {
+        _ capabilities: MemoryCapabilities, _ require: PrivacyLevel
+    ) throws(GuestMemoryError) -> (PrivacyLevel, ConversionMethod) {
         let call = "GuestMemory.create(require: \(require))"
         guard let level = capabilities.level, let method = capabilities.method else {
             var why = "this kernel can neither convert the guest memory of a \(capabilities.vmType) VM in place "
@@ -115,7 +119,7 @@ extension GuestMemory {
             let result = virtualMachine.bind(
                 slot: slot, region.range, guestView: info.guestViewAddress, file: info.descriptor,
                 offset: region.fileOffset)
-            if let errno = Errno(result: result) {
+            if let errno = LinuxErrno(result: result) {
                 unbindSlots(regions[..<index])
                 claims.lock.withLock { shared.value.state = .closed }
                 throw GuestMemoryError(
@@ -123,7 +127,9 @@ extension GuestMemory {
                     "ioctl(KVM_SET_USER_MEMORY_REGION2, slot \(slot))", errno, range: region.range,
                     errno == .exists
                         ? "the VM already has memory there, or the file's pages are bound already"
-                        : "the slot could not be bound: it may exist already, or KVM_CAP_USER_MEMORY2 be missing")
+                        : "the slot could not be bound: it exists already, its number is too large, or the kernel "
+                            + "is older than 6.8 (KVM_CAP_USER_MEMORY2: "
+                            + "\(virtualMachine.checkExtension(CGMEM_KVM_CAP_USER_MEMORY2)))")
             }
         }
     }

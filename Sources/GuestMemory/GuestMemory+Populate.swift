@@ -4,20 +4,32 @@ import CGmem
 public struct PopulationOptions: Sendable {
     /// Threads that write, the calling one among them.
     public var threads = 1
-    /// Compare everything with its source while it is still shared.
+    /// Compare what was written with its source while it is still shared.
     public var verifies = false
+    /// What becomes of whole pages of zeros: in memory, in a file's holes, in `addZeros`.
+    public var zeros = Zeros.unallocated
     /// For the conversions before and after.
     public var policy = ConversionPolicy.vmm
     /// Told how many bytes of the plan are in place, on the calling thread; `false` stops.
     public var progress: (@Sendable (_ done: UInt64, _ total: UInt64) -> Bool)?
+
+    public enum Zeros: Sendable {
+        /// Holes are punched (`fallocate(PUNCH_HOLE)`): the pages read as zeros whatever was there, and have
+        /// no memory until they are touched. Takes back what `preallocate` gave them.
+        case unallocated
+        /// Zeros are written.
+        case written
+    }
 
     public init() {}
 }
 
 /// What carrying out a plan will do, said beforehand.
 public struct PopulationPreview: Sendable {
-    /// Bytes that will be written; holes in files and zeros for pristine memory are not.
+    /// Bytes that will be written. Whole pages of zeros in memory among them are found on the way.
     public var bytesToWrite: UInt64
+    /// Whole pages of zeros that are known beforehand, and stay or become unallocated: never shared.
+    public var runsToDiscard: [GuestRange]
     /// Private pages that will be shared while they are written, in merged runs.
     public var runsToShare: [GuestRange]
     /// Frames of the files that are uniform now and will hold both states meanwhile: what a kernel with
@@ -33,11 +45,14 @@ extension GuestMemory {
     ///
     /// The plan is checked whole first, and nothing has changed if that throws. Then the private pages
     /// among its pages are shared, in merged runs, and leased; contents are written in place, files read
-    /// straight into the mapping; and the pages are made private again. That also happens when a write
-    /// fails or is cancelled: then contents are partly written, and the state of every page is as before.
+    /// straight into the mapping; and the pages are made private again (on level `process` 8 MiB at a
+    /// time). That also happens when a write fails or is cancelled: then contents are partly written, and
+    /// the state of every page is as before.
     ///
-    /// Zeros cost nothing where nobody can have written yet: holes of sparse files are not even shared, and
-    /// whole pages of zeros in memory stay unallocated.
+    /// Whole pages of zeros are not written but punched out, whatever was there (`PopulationOptions.zeros`);
+    /// holes of sparse files are not even shared.
+    ///
+    /// When pages cannot be made private again, `outcome` is `.partial` with the runs that are still shared.
     ///
     /// Throws `overlap`, `notGuestMemory`, `badSize` (an empty item), `badDescriptor`, `shortSource` (a file
     /// that is shorter than said, or shrinks), `held`, `cancelled`, `verifyFailed`; `unsupported` for SNP
@@ -45,164 +60,29 @@ extension GuestMemory {
     public func populate(
         _ plan: PopulationPlan, _ options: PopulationOptions = PopulationOptions()
     ) throws(GuestMemoryError) {
-        let job = try prepare(plan)
-        if job.segments.isEmpty { return }
-        for run in job.privateRuns {
-            do throws(GuestMemoryError) {
-                try convert(run, to: .shared, policy: options.policy)
-            } catch {
-                // Those before it go back; a run that fails goes back by itself.
-                try makePrivate(job.privateRuns.prefix { $0 != run }, options, because: error)
-                throw error
+        let job = try prepare(plan, options.zeros)
+        for hole in job.holes { try discard(hole) }
+        // The plan owns what the pieces point to.
+        try withExtendedLifetime(plan) { () throws(GuestMemoryError) in
+            if job.convertsByWindow {
+                try write(job, options)
+            } else {
+                try whileShared(job.privateRuns, options) { () throws(GuestMemoryError) in try write(job, options) }
             }
         }
-        var failure: GuestMemoryError?
-        do throws(GuestMemoryError) {
-            try write(job, plan, options)
-        } catch {
-            failure = error
-        }
-        try makePrivate(job.privateRuns[...], options, because: failure)
-        if let failure { throw failure }
     }
 
     /// What `populate` would do now. Checks the plan as `populate` does.
-    public func preview(_ plan: PopulationPlan) throws(GuestMemoryError) -> PopulationPreview {
-        let job = try prepare(plan)
+    public func preview(
+        _ plan: PopulationPlan, _ options: PopulationOptions = PopulationOptions()
+    ) throws(GuestMemoryError) -> PopulationPreview {
+        let job = try prepare(plan, options.zeros)
+        let converted = job.convertsByWindow ? job.windows.flatMap(\.privateRuns) : job.privateRuns
         return PopulationPreview(
-            bytesToWrite: job.segments.reduce(0) { $0 + $1.range.size }, runsToShare: job.privateRuns,
+            bytesToWrite: job.bytesToWrite, runsToDiscard: job.holes, runsToShare: job.privateRuns,
             splitFrames2M: splitFrames(job.privateRuns, 1 << 21),
             splitFrames1G: splitFrames(job.privateRuns, 1 << 30),
-            conversionCalls: 2 * job.privateRuns.reduce(0) { $0 + pieces(of: $1).count })
-    }
-
-    // MARK: Preparation
-
-    private struct PopulationJob {
-        /// What is written, in the plan's order.
-        var segments: [PayloadSegment] = []
-        /// The pages of the segments, merged, in order.
-        var runs: [GuestRange] = []
-        /// Those of them that are private now.
-        var privateRuns: [GuestRange] = []
-        var skipsZeroPages = true
-    }
-
-    private func prepare(_ plan: PopulationPlan) throws(GuestMemoryError) -> PopulationJob {
-        if !virtualMachine.type.contentsSurviveConversion {
-            throw GuestMemoryError(
-                .unsupported, "populate", .notSupported,
-                "contents do not survive a conversion in a \(virtualMachine.type) VM: load them by its launch "
-                    + "command")
-        }
-        try check(plan)
-        claims.lock.lock()
-        defer { claims.lock.unlock() }
-        try checkOpen("populate")
-        var job = PopulationJob()
-        job.skipsZeroPages = plan.items.allSatisfy { isPristine($0.range) }
-        for item in plan.items { append(item, to: &job) }
-        job.runs = mergedPages(job.segments)
-        for run in job.runs { appendPrivate(run, to: &job.privateRuns) }
-        return job
-    }
-
-    private func check(_ plan: PopulationPlan) throws(GuestMemoryError) {
-        for item in plan.items {
-            let range = item.range
-            if range.size == 0 {
-                throw GuestMemoryError(
-                    .badSize, "populate", .invalid, range: range, "the item \(item.name) is empty")
-            }
-            let (last, overflow) = (range.end ?? .max).addingReportingOverflow(pageMask)
-            if overflow {
-                throw GuestMemoryError(
-                    .badRange, "populate", .invalid, range: range, "the item \(item.name) wraps around")
-            }
-            let first = range.address & ~pageMask
-            _ = try validate(GuestRange(address: first, size: last & ~pageMask - first), "populate")
-            if case .file(let descriptor, let offset, _) = item.source {
-                let size = try PayloadFile.size(of: descriptor, named: item.name, on: system)
-                let (end, wraps) = offset.addingReportingOverflow(range.size)
-                if wraps || end > size {
-                    throw GuestMemoryError(
-                        .shortSource, "fstat(\(item.name))", nil, range: range,
-                        "the payload file has \(size) bytes, \(hex(range.size)) from \(hex(offset)) on were said")
-                }
-            }
-        }
-        let sorted = plan.items.sorted { $0.range.address < $1.range.address }
-        for (item, next) in zip(sorted, sorted.dropFirst()) where next.range.address - item.range.address < item.range.size {
-            throw GuestMemoryError(
-                .overlap, "populate", .exists, range: next.range,
-                "the item \(next.name) overlaps \(item.name) at \(item.range)")
-        }
-    }
-
-    /// Under the lock.
-    private func isPristine(_ range: GuestRange) -> Bool {
-        var at = range.address
-        while let piece = nextPiece(at, range.address + range.size) {
-            if !regions[piece.region].isPristine { return false }
-            at = piece.end
-        }
-        return true
-    }
-
-    private func append(_ item: PopulationPlan.Item, to job: inout PopulationJob) {
-        switch item.source {
-        case .memory(let address, _):
-            job.segments.append(PayloadSegment(range: item.range, source: .memory(address)))
-        case .file(let descriptor, let offset, _):
-            for part in PayloadSegment.split(item.range, file: descriptor, offset: offset, on: system) {
-                if !part.isHole {
-                    job.segments.append(part.segment)
-                } else if !job.skipsZeroPages {
-                    job.segments.append(PayloadSegment(range: part.segment.range, source: .zeros))
-                }
-            }
-        case .zeros:
-            if !job.skipsZeroPages { job.segments.append(PayloadSegment(range: item.range, source: .zeros)) }
-        }
-    }
-
-    /// The pages of the segments as merged runs, in order.
-    private func mergedPages(_ segments: [PayloadSegment]) -> [GuestRange] {
-        var runs: [GuestRange] = []
-        for range in segments.map(\.range).sorted(by: { $0.address < $1.address }) {
-            let start = range.address & ~pageMask
-            let end = (range.address + range.size + pageMask) & ~pageMask
-            if let last = runs.last, last.address + last.size >= start {
-                runs[runs.count - 1].size = max(last.size, end - last.address)
-            } else {
-                runs.append(GuestRange(start..<end))
-            }
-        }
-        return runs
-    }
-
-    /// Under the lock.
-    private func appendPrivate(_ run: GuestRange, to runs: inout [GuestRange]) {
-        for piece in pieces(of: run) {
-            let region = regions[piece.region]
-            var rest = region.pages(piece.start, piece.end)
-            let end = rest.end
-            while let next = region.ledger.nextRun(notIn: .shared, within: rest) {
-                runs.append(region.guestRange(next))
-                rest = PageRange(start: next.end, count: end - next.end)
-                if rest.isEmpty { break }
-            }
-        }
-    }
-
-    private func pieces(of range: GuestRange) -> [(region: Int, start: UInt64, end: UInt64)] {
-        var result: [(region: Int, start: UInt64, end: UInt64)] = []
-        var at = range.address
-        while let piece = nextPiece(at, range.address + range.size) {
-            result.append(piece)
-            at = piece.end
-        }
-        return result
+            conversionCalls: 2 * converted.reduce(0) { $0 + pieces(of: $1).count })
     }
 
     /// Only the frames at a run's two ends can be cut by it.
@@ -232,68 +112,74 @@ extension GuestMemory {
 
     // MARK: Writing
 
-    private func write(
-        _ job: PopulationJob, _ plan: PopulationPlan, _ options: PopulationOptions
-    ) throws(GuestMemoryError) {
-        var leases: [SharedLease] = []
-        for run in job.runs { leases.append(try lease(run, label: "populate", policy: options.policy)) }
-        defer { for lease in leases { lease.release() } }
-        let pieces = cut(job.segments)
+    private func write(_ job: PopulationJob, _ options: PopulationOptions) throws(GuestMemoryError) {
         let writer = SegmentWriter(
-            system: system, skipsZeroPages: job.skipsZeroPages, verifies: options.verifies)
-        let total = job.segments.reduce(0) { $0 + $1.range.size }
-        let team = WorkerTeam(count: pieces.count) { (index) throws(GuestMemoryError) in
-            try writer.write(pieces[index])
-        }
-        // The plan owns what the pieces point to.
-        try withExtendedLifetime(plan) { () throws(GuestMemoryError) in
-            try team.run(threads: options.threads) { (done) throws(GuestMemoryError) in
-                let bytes = min(total, done == pieces.count ? total : UInt64(done) * SegmentWriter.pieceSize)
-                if let progress = options.progress, !progress(bytes, total) {
-                    throw GuestMemoryError(
-                        .cancelled, "populate", .canceled, "stopped after \(bytes) of \(total) bytes")
+            system: system, punchesZeros: options.zeros == .unallocated, verifies: options.verifies)
+        let written = ProgressCounter()
+        let team = WorkerTeam(count: job.windows.count) { (index) throws(GuestMemoryError) in
+            let window = job.windows[index]
+            let runs = job.convertsByWindow ? window.privateRuns : []
+            try self.whileShared(runs, options) { () throws(GuestMemoryError) in
+                let lease = try self.lease(window.range, label: "populate", policy: options.policy)
+                defer { lease.release() }
+                for piece in window.pieces {
+                    try writer.write(piece)
+                    written.add(piece.segment.range.size)
                 }
+            }
+        }
+        let total = job.bytesToWrite
+        try team.run(threads: options.threads) { () throws(GuestMemoryError) in
+            let soFar = written.value
+            // Too late to stop when all is done.
+            if let progress = options.progress, !progress(soFar, total), soFar < total {
+                throw GuestMemoryError(
+                    .cancelled, "populate", .canceled, "progress said to stop after \(soFar) of \(total) bytes")
             }
         }
     }
 
-    /// The segments cut at every 8 MiB and at region borders.
-    private func cut(_ segments: [PayloadSegment]) -> [SegmentWriter.Piece] {
-        var result: [SegmentWriter.Piece] = []
-        for segment in segments {
-            for piece in pieces(of: segment.range) {
-                let region = regions[piece.region]
-                var at = piece.start
-                while at < piece.end {
-                    let end = min(piece.end, (at / SegmentWriter.pieceSize + 1) * SegmentWriter.pieceSize)
-                    result.append(
-                        .init(
-                            segment: segment.part(at - segment.range.address, end - at),
-                            host: region.hostAddress(at), file: region.converter.descriptor,
-                            fileOffset: at - region.range.address + region.fileOffset))
-                    at = end
-                }
+    /// Shares private runs, does the work, and makes them private again, whether the work threw or not.
+    private func whileShared(
+        _ runs: [GuestRange], _ options: PopulationOptions, _ work: () throws(GuestMemoryError) -> Void
+    ) throws(GuestMemoryError) {
+        for (index, run) in runs.enumerated() {
+            do throws(GuestMemoryError) {
+                try convert(run, to: .shared, policy: options.policy)
+            } catch {
+                // Those before it go back; a run that fails goes back by itself.
+                try makePrivate(runs[..<index], options, because: error)
+                throw error
             }
         }
-        return result
+        var failure: GuestMemoryError?
+        do throws(GuestMemoryError) { try work() } catch { failure = error }
+        try makePrivate(runs[...], options, because: failure)
+        if let failure { throw failure }
     }
 
+    /// Makes every one of the runs private that can be; then throws, with the rest in the outcome, if any
+    /// could not.
     private func makePrivate(
         _ runs: ArraySlice<GuestRange>, _ options: PopulationOptions, because first: GuestMemoryError?
     ) throws(GuestMemoryError) {
         // Cancelling stops the writing, not the cleaning up.
         var policy = options.policy
         policy.isCancelled = nil
+        var failure: GuestMemoryError?
+        var left: [GuestRange] = []
         for run in runs {
             do throws(GuestMemoryError) {
                 try convert(run, to: .private, policy: policy)
             } catch {
-                var failure = error
-                failure.message += ". The payload"
-                failure.message += first.map { " failed (\($0.message)), and its" } ?? " is in place, but its"
-                failure.message += " pages from here on are still shared"
-                throw failure
+                if failure == nil { failure = error }
+                left.append(run)
             }
         }
+        guard var failure else { return }
+        failure.message += first.map { ". Before that: \($0.message)" } ?? ". The payload is in place"
+        failure.message += ". The runs in the outcome are still shared"
+        if case .poisoned = failure.outcome {} else { failure.outcome = .partial(left) }
+        throw failure
     }
 }

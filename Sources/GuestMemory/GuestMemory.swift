@@ -8,12 +8,12 @@ import CGmem
 /// In a forked child every call throws `closed`: mappings and ledger are the parent's.
 public final class GuestMemory: @unchecked Sendable {
     /// Who keeps the host out of private pages.
-    public let level: Level
+    public let level: PrivacyLevel
     /// How pages change their state.
     public let method: ConversionMethod
     public let virtualMachine: VirtualMachine
     /// What the kernel was asked and answered before this memory was made.
-    public let capabilities: Capabilities
+    public let capabilities: MemoryCapabilities
 
     /// Sorted by address.
     let regions: [Region]
@@ -29,13 +29,13 @@ public final class GuestMemory: @unchecked Sendable {
 
     struct Shared {
         var state = State.open
-        var counters = Statistics.Counters()
+        var counters = MemoryStatistics.Counters()
     }
 
     enum State { case open, poisoned, closed }
 
     init(
-        virtualMachine: VirtualMachine, capabilities: Capabilities, level: Level, method: ConversionMethod,
+        virtualMachine: VirtualMachine, capabilities: MemoryCapabilities, level: PrivacyLevel, method: ConversionMethod,
         regions: [Region], files: [MemoryFile]
     ) throws(GuestMemoryError) {
         self.virtualMachine = virtualMachine
@@ -56,9 +56,13 @@ public final class GuestMemory: @unchecked Sendable {
         self.parentMark = mark
     }
 
-    /// A memory that nobody closed never waits: slots go, and whatever is still leased loses its mapping.
+    /// A memory that nobody closed goes in the same order. Nobody can be using it: leases keep it alive.
     deinit {
-        if !isForked, shared.value.state != .closed { dismantle() }
+        if isForked {
+            for file in files { file.abandon() }
+        } else if shared.value.state != .closed {
+            dismantle()
+        }
     }
 
     @inline(__always)
@@ -70,15 +74,10 @@ public final class GuestMemory: @unchecked Sendable {
     /// Bytes in a page of the host.
     public var pageSize: Int { system.pageSize }
 
-    /// The regions, sorted by address.
-    ///
-    /// Whoever asks where shared memory is may write to it: `populate` then counts on no zeros there.
+    /// The regions, sorted by address; none once the memory is closed, or in a forked child.
     public var regionInfos: [RegionInfo] {
-        claims.lock.withLock {
-            for region in regions where region.ledger.uniformState(of: region.pages) != .private {
-                region.isPristine = false
-            }
-        }
+        // A child's copy of the lock may be one that nobody will release.
+        if isForked || claims.lock.withLock({ shared.value.state == .closed }) { return [] }
         return regions.map(info)
     }
 
@@ -117,7 +116,8 @@ public final class GuestMemory: @unchecked Sendable {
     func validate(
         _ range: GuestRange, _ operation: StaticString, holes: ConversionPolicy.Holes = .refuse
     ) throws(GuestMemoryError) -> UInt64 {
-        guard (range.address | range.size) & pageMask == 0, range.size != 0, let end = range.end,
+        // Before any lock: a child's copy of it may be one that nobody will release.
+        guard !isForked, (range.address | range.size) & pageMask == 0, range.size != 0, let end = range.end,
             covers(range.address, end, holes)
         else { throw invalid(range, operation, holes) }
         return end
@@ -145,7 +145,7 @@ public final class GuestMemory: @unchecked Sendable {
     private func invalid(
         _ range: GuestRange, _ operation: StaticString, _ holes: ConversionPolicy.Holes
     ) -> GuestMemoryError {
-        if claims.lock.withLock({ shared.value.state }) == .closed { return unusable(operation) }
+        if isForked || claims.lock.withLock({ shared.value.state }) == .closed { return unusable(operation) }
         let fault: (GuestMemoryError.Code, String)
         if range.size == 0 {
             fault = (.badRange, "the range is empty")
@@ -178,7 +178,7 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// Whether the memory may still be used. Under the lock of `claims`.
     @inline(__always)
-    var isOpen: Bool { shared.value.state == .open && !isForked }
+    var isOpen: Bool { shared.value.state == .open }
 
     /// Throws when it may not. Under the lock of `claims`.
     func checkOpen(_ operation: StaticString) throws(GuestMemoryError) {
@@ -186,7 +186,7 @@ public final class GuestMemory: @unchecked Sendable {
     }
 
     @inline(never)
-    private func unusable(_ operation: StaticString) -> GuestMemoryError {
+    func unusable(_ operation: StaticString) -> GuestMemoryError {
         if isForked {
             return GuestMemoryError(
                 .closed, "\(operation)", nil,
@@ -202,18 +202,39 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// The state of the page that holds the guest-physical address, nil where no region is.
     public func shareability(at address: UInt64) -> Shareability? {
-        guard let index = region(containing: address) else { return nil }
+        guard !isForked, let index = region(containing: address) else { return nil }
         let page = regions[index].pages(address & ~pageMask, (address & ~pageMask) + pageMask + 1).start
         return claims.lock.withLock { regions[index].ledger.state(ofPage: page) }
     }
 
+    /// The runs of a range that are in a state now, in order, merged within each region: what to map into a
+    /// device, or to dump. Pages that belong to no region are in no state.
+    public func runs(in range: GuestRange, _ state: Shareability) -> [GuestRange] {
+        guard !isForked, let whole = range.roundedOut(to: pageMask + 1), let end = whole.end else { return [] }
+        var result: [GuestRange] = []
+        claims.lock.withLock {
+            var at = whole.address
+            while let piece = nextPiece(at, end) {
+                let region = regions[piece.region]
+                let pages = region.pages(piece.start, piece.end)
+                var rest = pages
+                while let run = region.ledger.nextRun(notIn: state.opposite, within: rest) {
+                    result.append(region.guestRange(run))
+                    rest = PageRange(start: run.end, count: pages.end - run.end)
+                }
+                at = piece.end
+            }
+        }
+        return result
+    }
+
     /// The largest mapping, in bytes, that guest-physical address `address` can be part of now: 1 GiB or
-    /// 2 MiB where address and file offset agree modulo that frame, the frame lies in the region whole,
-    /// and all of its pages are in one state; else a page. nil where no region is.
+    /// 2 MiB (with 4 KiB pages) where address and file offset agree modulo that size, the frame lies in the
+    /// region whole, and all of its pages are in one state; else a page. nil where no region is.
     public func mappingSize(at address: UInt64) -> UInt64? {
-        guard let index = region(containing: address) else { return nil }
+        guard !isForked, let index = region(containing: address) else { return nil }
         let region = regions[index]
-        for frame: UInt64 in [1 << 30, 1 << 21] where region.congruence >= frame {
+        for frame in region.mappingSizes where region.congruence >= frame {
             let start = address & ~(frame - 1)
             guard start >= region.range.address, region.end - start >= frame else { continue }
             let pages = region.pages(start, start + frame)

@@ -1,15 +1,16 @@
 import CGmem
 
-/// Makes files, mappings and ledgers, one region after the other.
+/// Makes files, mappings and ledgers, one region after the other, and gives them their first states.
 struct MemoryBuilder {
     private let vm: VirtualMachine
-    private let capabilities: Capabilities
+    private let capabilities: MemoryCapabilities
     private let method: ConversionMethod
     private var system: any SystemCalls { vm.system }
     private(set) var regions: [Region] = []
     private(set) var files: [MemoryFile] = []
+    private var firstStates: [(MemoryFile, PageRange, Shareability, GuestRange)] = []
 
-    init(_ vm: VirtualMachine, _ capabilities: Capabilities, _ method: ConversionMethod) {
+    init(_ vm: VirtualMachine, _ capabilities: MemoryCapabilities, _ method: ConversionMethod) {
         self.vm = vm
         self.capabilities = capabilities
         self.method = method
@@ -24,13 +25,13 @@ struct MemoryBuilder {
             let start = method == .guardPages ? Shareability.shared : initially
             let (flags, state) = capabilities.creationFlags(for: start)
             let gmem = try GuestMemfd.create(in: vm, size: request.range.size, flags: flags)
-            file = try open(gmem, state, isPristine: true)
+            file = try open(gmem, state, isOurs: true)
             files.append(file)
-            try set(file, PageRange(start: 0, count: file.ledger.value.pageCount), to: initially, request.range)
+            firstStates.append((file, PageRange(start: 0, count: file.ledger.value.pageCount), initially, request.range))
         case .existing(let descriptor, let offset, let state):
             fileOffset = offset
             let gmem = try GuestMemfd.adopt(descriptor, atLeast: offset + request.range.size, on: system)
-            if let known = known(gmem) { file = known } else { file = try adopt(gmem) }
+            if let known = known(gmem) { file = known } else { file = try adopt(gmem, offset) }
             let pages = region(request, file, fileOffset).pages
             for other in regions where files[other.fileIndex] === file {
                 if other.pages.overlaps(pages) {
@@ -39,9 +40,14 @@ struct MemoryBuilder {
                         "it names the same pages of descriptor \(descriptor) as the region at \(other.range)")
                 }
             }
-            try set(file, pages, to: state, request.range)
+            firstStates.append((file, pages, state, request.range))
         }
         regions.append(region(request, file, fileOffset))
+    }
+
+    /// Gives every region its first state. Last, because a VMM's own file is changed by it for good.
+    func setFirstStates() throws(GuestMemoryError) {
+        for (file, pages, state, range) in firstStates { try set(file, pages, to: state, range) }
     }
 
     private func region(_ request: RegionRequest, _ file: MemoryFile, _ fileOffset: UInt64) -> Region {
@@ -56,9 +62,9 @@ struct MemoryBuilder {
     }
 
     /// Takes part in a file of the VMM's. What its ledger says of a region is made true by `set`.
-    private mutating func adopt(_ gmem: GuestMemfd) throws(GuestMemoryError) -> MemoryFile {
-        let file = try open(gmem, .shared, isPristine: false)
-        if method == .guardPages, file.probe(page: 0) != .shared {
+    private mutating func adopt(_ gmem: GuestMemfd, _ offset: UInt64) throws(GuestMemoryError) -> MemoryFile {
+        let file = try open(gmem, .shared, isOurs: false)
+        if method == .guardPages, file.probe(page: Int(offset) / system.pageSize) != .shared {
             throw GuestMemoryError(
                 .badDescriptor, "madvise(MADV_POPULATE_READ)", .badAddress,
                 "level process needs a file that is shared for life: create it with "
@@ -69,7 +75,7 @@ struct MemoryBuilder {
     }
 
     private func open(
-        _ gmem: GuestMemfd, _ state: Shareability, isPristine: Bool
+        _ gmem: GuestMemfd, _ state: Shareability, isOurs: Bool
     ) throws(GuestMemoryError) -> MemoryFile {
         let hostView = try gmem.map()
         hostView.keepFromChildrenAndDumps()
@@ -92,18 +98,18 @@ struct MemoryBuilder {
             pageShift: pageSize.trailingZeroBitCount)
         return MemoryFile(
             gmem, converter: converter, hostView: hostView, guestView: guestView, ledger: ledger,
-            isPristine: isPristine)
+            isOurs: isOurs)
     }
 
     /// "Set all to X": where the ledger's word is not yet the kernel's, or not the one asked for.
     private func set(
         _ file: MemoryFile, _ pages: PageRange, to state: Shareability, _ range: GuestRange
     ) throws(GuestMemoryError) {
-        if file.isPristine.value, file.ledger.value.uniformState(of: pages) == state { return }
+        if file.isOurs, file.ledger.value.uniformState(of: pages) == state { return }
         var loop = RetryLoop(.vmm, on: system)
         do throws(RetryLoop.Failure) {
             try loop.convert(pages, to: state, by: file.converter) { page in
-                BusyPlace(address: 0, fileOffset: UInt64(page * system.pageSize), leases: [])
+                ConversionPolicy.Busy(address: 0, fileOffset: UInt64(page * system.pageSize), leases: [])
             }
         } catch {
             var failure = error.described(

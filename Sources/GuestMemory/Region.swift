@@ -36,13 +36,13 @@ public struct RegionInfo: Sendable {
     /// What to pass KVM as `userspace_addr`, and to nobody else: on level `process` it is unguarded.
     public let guestViewAddress: UInt
     /// Guest-physical address and file offset agree modulo this many bytes: the largest mapping that the
-    /// region can have anywhere (a page, 2 MiB or 1 GiB).
+    /// region can have anywhere (with 4 KiB pages: a page, 2 MiB or 1 GiB).
     public let congruence: UInt64
 }
 
 /// A region as the library keeps it: plain numbers, so that looking one up costs no reference counting.
 ///
-/// `@safe`: the addresses lead into the `MemoryFile` at `fileIndex`, which `GuestMemory` owns as long as itself.
+/// `@safe`: the address leads into the `MemoryFile` at `fileIndex`, which `GuestMemory` owns as long as itself.
 @safe
 struct Region: BitwiseCopyable {
     let range: GuestRange
@@ -53,7 +53,6 @@ struct Region: BitwiseCopyable {
     let fileIndex: Int
     let converter: FileConverter
     private let ledgerAddress: UnsafeMutablePointer<ShareabilityMap>
-    private let pristineAddress: UnsafeMutablePointer<Bool>
 
     init(_ range: GuestRange, slot: UInt32?, file: MemoryFile, at fileIndex: Int, fileOffset: UInt64) {
         self.range = range
@@ -63,7 +62,6 @@ struct Region: BitwiseCopyable {
         self.fileIndex = fileIndex
         self.converter = file.converter
         unsafe self.ledgerAddress = unsafe file.ledger.address
-        unsafe self.pristineAddress = unsafe file.isPristine.address
     }
 
     /// The ledger of the region's file. Under the lock of the memory's claims.
@@ -72,13 +70,6 @@ struct Region: BitwiseCopyable {
         // SAFETY: see the type.
         unsafeAddress { unsafe UnsafePointer(ledgerAddress) }
         nonmutating unsafeMutableAddress { unsafe ledgerAddress }
-    }
-
-    /// Whether nothing but zeros can be in the file: no host could write to it yet. Under the same lock.
-    @inline(__always)
-    var isPristine: Bool {
-        get { unsafe pristineAddress.pointee }
-        nonmutating set { unsafe pristineAddress.pointee = newValue }
     }
 
     /// The pages of the file behind a part of the region.
@@ -107,20 +98,27 @@ struct Region: BitwiseCopyable {
 
     var congruence: UInt64 {
         let distance = range.address ^ fileOffset
-        for frame: UInt64 in [1 << 30, 1 << 21] where distance & (frame - 1) == 0 { return frame }
+        for frame in mappingSizes where distance & (frame - 1) == 0 { return frame }
         return UInt64(1) << UInt64(converter.pageShift)
+    }
+
+    /// The bytes that one entry of the upper levels of a page table maps, the larger first: a table is a
+    /// page of 8-byte entries. 1 GiB and 2 MiB with 4 KiB pages.
+    var mappingSizes: [UInt64] {
+        let page = UInt64(1) << UInt64(converter.pageShift)
+        return [page * (page / 8) * (page / 8), page * (page / 8)]
     }
 }
 
 /// One guest_memfd of a guest's memory: the file, its mappings and its ledger.
 final class MemoryFile {
     let converter: FileConverter
+    /// Made by us, all of it one region's; else the VMM's, who may use more of it than we know.
+    let isOurs: Bool
     /// What KVM gets as `userspace_addr` for the file's first byte.
     let guestViewAddress: UInt
     /// The truth about every page. Under the lock of the memory's claims.
     let ledger: Cell<ShareabilityMap>
-    /// See `Region.isPristine`. Under the same lock.
-    let isPristine: Cell<Bool>
 
     // What `end` takes away. Before that never nil, after it never asked for.
     private(set) var file: GuestMemfd?
@@ -130,7 +128,7 @@ final class MemoryFile {
 
     init(
         _ file: GuestMemfd, converter: FileConverter, hostView: consuming FileMapping,
-        guestView: consuming FileMapping?, ledger: consuming ShareabilityMap, isPristine: Bool
+        guestView: consuming FileMapping?, ledger: consuming ShareabilityMap, isOurs: Bool
     ) {
         self.guestViewAddress = guestView?.address ?? hostView.address
         self.file = file
@@ -138,8 +136,12 @@ final class MemoryFile {
         self.hostView = consume hostView
         self.guestView = consume guestView
         self.ledger = Cell(ledger)
-        self.isPristine = Cell(isPristine)
+        self.isOurs = isOurs
     }
+
+    /// In a forked child: the mappings were not inherited, and what is at their addresses now is none of
+    /// ours to unmap. The child keeps the descriptor until it execs or ends.
+    func abandon() { _ = unsafe Unmanaged.passRetained(self) }
 
     /// Unmaps and closes. Nobody may hold a claim on the file's pages any more.
     func end() {

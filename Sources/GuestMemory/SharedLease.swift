@@ -3,14 +3,26 @@
 ///
 /// For what pins guest memory for long: a vhost queue, a registered I/O buffer, a device mapping.
 public final class SharedLease: @unchecked Sendable {
+    /// Bytes that are neighbours in this process.
+    public struct Segment: Sendable {
+        /// Where the host sees the first of them. Good while the lease stands.
+        public var hostAddress: UInt
+        public var count: Int
+    }
+
     public let range: GuestRange
     public let label: String
+    /// The range as the host sees it, in order: one segment for each region it lies in.
+    public let segments: [Segment]
     private let memory: GuestMemory
     private let claim: UInt64
     /// Under the lock of the memory's claims.
     private var isReleased = false
 
-    init(_ range: GuestRange, _ label: String, in memory: GuestMemory, claim: UInt64) {
+    init(
+        _ range: GuestRange, _ label: String, in memory: GuestMemory, claim: UInt64, segments: [Segment]
+    ) {
+        self.segments = segments
         self.range = range
         self.label = label
         self.memory = memory

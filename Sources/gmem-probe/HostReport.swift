@@ -8,7 +8,7 @@ struct HostReport {
     /// Why KVM could not be asked.
     var kvmError: GuestMemoryError?
     /// One for each type of VM that could be created, and why others could not.
-    var types: [(type: VMType, capabilities: Capabilities?, error: GuestMemoryError?)] = []
+    var types: [(type: VMType, capabilities: MemoryCapabilities?, error: GuestMemoryError?)] = []
 
     static func gather() -> HostReport {
         var name = utsname()
@@ -19,7 +19,7 @@ struct HostReport {
             for type in device.vmTypes {
                 do throws(GuestMemoryError) {
                     let vm = try device.createVirtualMachine(type)
-                    report.types.append((type, Capabilities.detect(vm), nil))
+                    report.types.append((type, try MemoryCapabilities.detect(vm), nil))
                 } catch {
                     report.types.append((type, nil, error))
                 }
@@ -31,7 +31,7 @@ struct HostReport {
     }
 
     /// The strongest level that any VM here can have; an emulated kernel is to be had everywhere.
-    var level: Level {
+    var level: PrivacyLevel {
         types.compactMap { $0.capabilities?.level }.max() ?? .emulated
     }
 
@@ -56,16 +56,8 @@ struct HostReport {
             lines.append("  level: \(capabilities.level.map { "\($0)" } ?? "none")")
         }
         lines.append("")
-        lines.append("strongest level here: \(level)\(Self.explanation(level))")
+        lines.append("strongest level here: \(level): \(level.meaning)")
         return lines.joined(separator: "\n")
-    }
-
-    private static func explanation(_ level: Level) -> String {
-        switch level {
-        case .kernel: " (the kernel keeps the host out of private pages)"
-        case .process: " (a real guest_memfd; guard pages keep this process out: for development, no security)"
-        case .emulated: " (an emulated kernel in the process: for development and tests, no security)"
-        }
     }
 
     // MARK: For programs

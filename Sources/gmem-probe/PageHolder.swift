@@ -18,7 +18,7 @@ final class PipeHolder: PageHolder {
         let result = unsafe ctouch_pin(ends.writing, page, UInt(count))
         if result != count {
             throw GuestMemoryError(
-                .systemCall, "vmsplice", Errno(rawValue: Int32(-result)), "the page could not be held")
+                .systemCall, "vmsplice", LinuxErrno(rawValue: Int32(-result)), "the page could not be held")
         }
     }
 
@@ -43,7 +43,7 @@ final class LeaseHolder: PageHolder {
 func openPipe() throws(GuestMemoryError) -> (reading: Int32, writing: Int32) {
     var ends: [Int32] = [0, 0]
     if unsafe pipe(&ends) != 0 {
-        throw GuestMemoryError(.systemCall, "pipe", Errno(rawValue: errno), "no pipe could be made")
+        throw GuestMemoryError(.systemCall, "pipe", LinuxErrno(rawValue: errno), "no pipe could be made")
     }
     return (ends[0], ends[1])
 }

@@ -26,25 +26,17 @@ struct SelfTest {
         print("PASS: everything read back as it was written, on level \(level)")
     }
 
-    private static func meaning(_ level: Level) -> String {
-        switch level {
-        case .kernel: ": the kernel keeps the host out of private pages"
-        case .process: ": a real guest_memfd; guard pages keep this process out of private pages (no security)"
-        case .emulated: ": an emulated kernel in this process, no KVM (no security)"
-        }
-    }
-
-    private func lifeCycle() throws(GuestMemoryError) -> Level {
+    private func lifeCycle() throws(GuestMemoryError) -> PrivacyLevel {
         let vm = try VirtualMachine.strongest(require: .emulated)
-        let level = Capabilities.detect(vm).level ?? .emulated
-        print("level: \(level)\(Self.meaning(level))")
+        let level = try MemoryCapabilities.detect(vm).level ?? .emulated
+        print("level: \(level): \(level.meaning)")
         var plan = PopulationPlan()
         try plan.add(path: payload, at: Self.loadAddress)
         let loaded = GuestRange(address: Self.loadAddress, size: plan.byteCount)
         let expected = try readFile(payload)
 
         let page = UInt64(Self.pageSize)
-        let low = max((size - size % page), 2 << 20)
+        let low = size - size % page
         guard loaded.address + loaded.size + 16 * page <= low else {
             throw failure("the payload has \(loaded.size) bytes: give the guest more than --size \(size)")
         }
@@ -93,7 +85,7 @@ struct SelfTest {
 
     /// The host's touch raises the level's signal, and a kernel copy out of the page fails.
     private func checkKeptOut(_ memory: GuestMemory, at address: UInt64) throws(GuestMemoryError) {
-        let host = unsafe hostPointer(memory, address)
+        let host = try unsafe hostPointer(memory, address)
         // SAFETY: the touch runs under a handler of its own.
         let touch = unsafe ctouch_read(host)
         guard touch.signal == memory.level.signal, touch.address == UInt64(UInt(bitPattern: host)) else {
@@ -105,7 +97,7 @@ struct SelfTest {
         close(ends.reading)
         close(ends.writing)
         guard written == -1, answer == EFAULT else { throw failure("the kernel copied a byte out of a private page") }
-        step("keep out", "a touch of \(hexadecimal(address)) raises \(name(touch.signal)), write(2) from it EFAULT")
+        step("keep out", "a touch of \(hex(address)) raises \(name(touch.signal)), write(2) from it EFAULT")
     }
 
     /// Shares pages behind the payload, changes them, and makes them private again.
@@ -151,7 +143,7 @@ struct SelfTest {
         else {
             throw failure("a held page was not reported: \(refusal.map { "\($0)" } ?? "converted")")
         }
-        step("held page", "\(holder.what) holds \(hexadecimal(heldPage.address)): refused, nothing changed")
+        step("held page", "\(holder.what) holds \(hex(heldPage.address)): refused, nothing changed")
 
         policy.deadline = 5_000_000_000
         policy.onBusy = { busy in
@@ -165,10 +157,7 @@ struct SelfTest {
     private func readBack(
         _ memory: GuestMemory, _ loaded: GuestRange, _ expected: [UInt8]
     ) throws(GuestMemoryError) {
-        let page = UInt64(Self.pageSize)
-        let first = loaded.address / page * page
-        let end = (loaded.address + loaded.size + page - 1) / page * page
-        let range = GuestRange(first..<end)
+        let range = loaded.roundedOut(to: UInt64(Self.pageSize))!
         try memory.convert(range, to: .shared)
         guard try memory.read(expected.count, at: loaded.address) == expected else {
             throw failure("the payload read back differs from its file")
@@ -187,9 +176,11 @@ struct SelfTest {
         GuestMemoryError(.verifyFailed, "self-test", nil, text)
     }
 
-    private func hostPointer(_ memory: GuestMemory, _ address: UInt64) -> UnsafeMutableRawPointer {
-        let region = memory.regionInfos.last { $0.range.address <= address }!
-        return unsafe UnsafeMutableRawPointer(bitPattern: region.hostAddress + UInt(address - region.range.address))!
+    private func hostPointer(
+        _ memory: GuestMemory, _ address: UInt64
+    ) throws(GuestMemoryError) -> UnsafeMutableRawPointer {
+        let host = try memory.hostAddress(of: GuestRange(address: address, size: 1))
+        return unsafe UnsafeMutableRawPointer(bitPattern: host)!
     }
 
     private func readFile(_ path: String) throws(GuestMemoryError) -> [UInt8] {
@@ -211,8 +202,6 @@ struct SelfTest {
     }
 
     private func name(_ signal: Int32) -> String { signal == SIGBUS ? "SIGBUS" : "SIGSEGV" }
-
-    private func hexadecimal(_ address: UInt64) -> String { "0x" + String(address, radix: 16) }
 }
 
 /// Open descriptors of this process, nil without /proc.

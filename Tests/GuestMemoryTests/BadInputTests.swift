@@ -13,7 +13,7 @@ import Testing
         let found = error(call)
         #expect(found?.code == code, sourceLocation: location)
         for word in words {
-            #expect(found?.description.contains(word) == true, "\(found!)", sourceLocation: location)
+            #expect(found?.description.contains(word) == true, "\(found?.description ?? "no error")", sourceLocation: location)
         }
         #expect((found?.message.count ?? 0) > 10, sourceLocation: location)
     }
@@ -41,7 +41,7 @@ import Testing
         defer { close(file) }
         for descriptor in [-1, 99_999, file] {
             expect(.badDescriptor) { () throws(GuestMemoryError) in
-                _ = try VirtualMachine(borrowing: descriptor, on: kernel)
+                _ = try VirtualMachine(borrowing: descriptor, type: .default, on: kernel)
             }
             expect(.badDescriptor) { () throws(GuestMemoryError) in
                 _ = try GuestMemory.create(
@@ -54,11 +54,11 @@ import Testing
             }
         }
         expect(.badDescriptor, naming: "/dev/kvm itself") { () throws(GuestMemoryError) in
-            _ = try VirtualMachine(borrowing: device.descriptor.number, on: kernel)
+            _ = try VirtualMachine(borrowing: device.descriptor, type: .default, on: kernel)
         }
         let borrowed = try VirtualMachine(borrowing: vm.descriptor, type: .softwareProtected, on: kernel)
         #expect(borrowed.isBorrowed)
-        #expect(Capabilities.detect(borrowed).usableDialects == [.attributes2])
+        #expect(try MemoryCapabilities.detect(borrowed).usableDialects == [.attributes2])
     }
 
     @Test(arguments: TestKernel.available)
@@ -106,7 +106,7 @@ import Testing
 
     @Test func levelsAreNeverConfused() throws {
         let vm = try TestKernel.emulated2b.machine()
-        for level in [Level.process, .kernel] {
+        for level in [PrivacyLevel.process, .kernel] {
             expect(.levelTooWeak, naming: "require: .emulated") { () throws(GuestMemoryError) in
                 _ = try GuestMemory.create(
                     in: vm, regions: [RegionRequest(address: 0, size: pageBytes)], require: level)
@@ -132,7 +132,7 @@ import Testing
     /// Every way a creation can fail, on a kernel that fails one call after the other.
     @Test(arguments: [EmulatedKernel.Configuration.dialect1, .dialect2b])
     func creationThatFailsHalfWayLeaksNothing(configuration: EmulatedKernel.Configuration) throws {
-        let faults: [(ScriptedFault.Call, Errno)] = [
+        let faults: [(ScriptedFault.Call, LinuxErrno)] = [
             (.ioctl(CGMEM_KVM_CREATE_GUEST_MEMFD), .tooManyOpenFiles), (.ioctl(CGMEM_KVM_CREATE_GUEST_MEMFD), .noMemory),
             (.mmap, .noMemory), (.ioctl(CGMEM_KVM_SET_USER_MEMORY_REGION2), .invalid),
         ]
@@ -180,7 +180,7 @@ import Testing
 }
 
 private final class OpenRefusing: ForwardingKernel, @unchecked Sendable {
-    private let errno: Errno
-    init(_ errno: Errno) { self.errno = errno }
+    private let errno: LinuxErrno
+    init(_ errno: LinuxErrno) { self.errno = errno }
     override func open(_ path: UnsafePointer<CChar>, _ flags: Int32) -> Int { errno.result }
 }

@@ -8,9 +8,9 @@ import Testing
 @Suite struct CapabilityTests {
     func detect(
         _ configuration: EmulatedKernel.Configuration, _ type: VMType = .softwareProtected
-    ) throws -> Capabilities {
+    ) throws -> MemoryCapabilities {
         let device = try KVMDevice.open(on: try EmulatedKernel(configuration))
-        return Capabilities.detect(try device.createVirtualMachine(type))
+        return try MemoryCapabilities.detect(try device.createVirtualMachine(type))
     }
 
     @Test func dialect1WithItsOwnFlags() throws {
@@ -82,7 +82,7 @@ import Testing
         let kernel = try EmulatedKernel(.dialect1)
         kernel.setSpontaneousReferences(oneIn: 2)
         let vm = try KVMDevice.open(on: kernel).createVirtualMachine(.softwareProtected)
-        #expect(Capabilities.detect(vm).usableDialects == [.convert])
+        #expect(try MemoryCapabilities.detect(vm).usableDialects == [.convert])
     }
 
     @Test func theReportKeepsQuestionsAndAnswers() throws {
@@ -97,14 +97,26 @@ import Testing
 
     @Test(.enabled(if: RealKVM.isUsable, "no usable /dev/kvm here"))
     func theRealKernelIsAskedByTheSameCode() throws {
-        let found = Capabilities.detect(try KVMDevice.open().createVirtualMachine())
+        let found = try MemoryCapabilities.detect(try KVMDevice.open().createVirtualMachine())
         #expect(!found.isEmulated)
         // What must hold on any kernel: the report's level follows from what was found.
         #expect((found.level == .kernel) == (found.canMap && found.usableDialects.contains(where: \.isInPlace)))
-        if RealKVM.release.hasPrefix("6.18") {
-            #expect(found.flagBit1 == .startsShared)
-            #expect(found.usableDialects.isEmpty)
-            #expect(found.level == .process)
+    }
+
+    /// Out of descriptors, memory or permission is no answer about the kernel.
+    @Test(arguments: [
+        (ScriptedFault.Call.ioctl(CGMEM_KVM_CREATE_GUEST_MEMFD), LinuxErrno.tooManyOpenFiles),
+        (.ioctl(CGMEM_KVM_CREATE_GUEST_MEMFD), .permissionDenied), (.mmap, .noMemory), (.mmap, .again),
+        (.ioctl(CGMEM_KVM_SET_MEMORY_ATTRIBUTES2), .noMemory),
+    ])
+    func notBeingAbleToAskIsAnError(call: ScriptedFault.Call, errno: LinuxErrno) throws {
+        for nth in 1...3 {
+            let kernel = try EmulatedKernel(.dialect2b)
+            let vm = try KVMDevice.open(on: kernel).createVirtualMachine(.softwareProtected)
+            // Size 0 is refused before memory is needed: the first call of a dialect is not the one that fails.
+            kernel.script(ScriptedFault(call, errno, nth: call == .ioctl(CGMEM_KVM_SET_MEMORY_ATTRIBUTES2) ? nth + 1 : nth))
+            let failure = error { () throws(GuestMemoryError) in try MemoryCapabilities.detect(vm) }
+            #expect(failure?.errno == errno)
         }
     }
 }
@@ -112,5 +124,4 @@ import Testing
 /// What this machine's /dev/kvm does, not whether it is there.
 enum RealKVM {
     static let isUsable: Bool = (try? KVMDevice.open().createVirtualMachine()) != nil
-    static let release = (try? String(contentsOfFile: "/proc/sys/kernel/osrelease", encoding: .utf8)) ?? ""
 }

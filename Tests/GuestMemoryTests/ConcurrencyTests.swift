@@ -38,7 +38,7 @@ import Testing
                 }
             }
             // A thread that is gone blocks no clock.
-            if let emulated = memory.system as? EmulatedKernel { emulated.registeredThreads = max(1, emulated.registeredThreads - 1) }
+            (memory.system as? EmulatedKernel)?.unregisterThread()
         }
         for index in UInt64(0)..<256 {
             let state = memory.shareability(at: index * pageBytes)
@@ -71,9 +71,54 @@ import Testing
                     if let failure, failure.code != .notShared { Issue.record("\(failure)") }
                 }
             }
-            if let emulated = memory.system as? EmulatedKernel { emulated.registeredThreads = max(1, emulated.registeredThreads - 1) }
+            (memory.system as? EmulatedKernel)?.unregisterThread()
         }
         try memory.close()
+    }
+
+    /// Who holds a lease may use what it covers, while a conversion waits for the lease to end.
+    @Test(arguments: TestKernel.available)
+    func aLesseeIsNotHeldUpByWhoWaitsForIt(kernel: TestKernel) throws {
+        let memory = try kernel.memory()
+        (memory.system as? EmulatedKernel)?.registeredThreads = 2
+        try memory.convert(pages(0, 4), to: .shared)
+        let lease = try memory.lease(pages(1, 2), label: "q0")
+        together(2) { thread in
+            if thread == 0 {
+                do { try memory.convert(pages(0, 4), to: .private) } catch { Issue.record("\(error)") }
+            } else {
+                while memory.statistics.counters.leaseWaits + memory.statistics.counters.failed == 0 { sched_yield() }
+                do {
+                    try memory.write([1, 2, 3].span, at: pageBytes + 5)
+                    #expect(try memory.read(3, at: pageBytes + 5) == [1, 2, 3])
+                } catch {
+                    Issue.record("\(error)")
+                }
+                lease.release()
+            }
+        }
+        #expect(memory.shareability(at: pageBytes) == .private)
+        try memory.close()
+    }
+
+    /// Allocating and closing at once: the one or the other is refused, and nothing is used after it went.
+    @Test(arguments: TestKernel.available)
+    func allocatingAgainstClosing(kernel: TestKernel) throws {
+        for _ in 0..<50 {
+            let memory = try kernel.memory()
+            together(2) { thread in
+                if thread == 0 {
+                    let refused = error { () throws(GuestMemoryError) in
+                        for _ in 0..<20 { try memory.preallocate(pages(0, 64)) }
+                    }
+                    #expect(refused == nil || refused?.code == .closed)
+                } else {
+                    let refused = error { () throws(GuestMemoryError) in try memory.close() }
+                    #expect(refused == nil || refused?.code == .inUse)
+                }
+            }
+            try memory.close()
+        }
     }
 
     /// A conversion waits for a lease that another thread lets go, and is woken by that.
@@ -91,7 +136,7 @@ import Testing
                     Issue.record("\(error)")
                 }
             } else {
-                while memory.statistics.counters.leaseWaits == 0 { sched_yield() }
+                while memory.statistics.counters.leaseWaits + memory.statistics.counters.failed == 0 { sched_yield() }
                 lease.release()
             }
         }

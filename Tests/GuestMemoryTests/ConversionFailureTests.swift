@@ -1,4 +1,5 @@
 import CGmem
+import Foundation
 import Testing
 
 @testable import GuestMemory
@@ -135,22 +136,96 @@ import Testing
         try guest.memory.close()
     }
 
-    @Test func dialect1IsAuditedAfterLackOfMemory() throws {
+    /// Dialect 1's rollback may fail silently: after ENOMEM, whatever came next, all of the run is put back.
+    @Test(arguments: [LinuxErrno.noMemory, .io])
+    func dialect1IsPutRightAfterLackOfMemory(last: LinuxErrno) throws {
         let guest = try Guest(.dialect1)
         // The kernel says ENOMEM, and its rollback left pages 2 and 3 shared: as if behind our back.
         var request = cgmem_kvm_gmem_convert()
         request.offset = 2 * pageBytes
         request.size = 2 * pageBytes
         #expect(guest.kernel.ioctl(guest.descriptor(0), CGMEM_KVM_GMEM_CONVERT_SHARED, &request) == 0)
-        guest.kernel.script(ScriptedFault(.ioctl(CGMEM_KVM_GMEM_CONVERT_SHARED), .noMemory, times: 3))
-        var policy = quick
-        policy.onFailure = .keep
+        guest.kernel.script(ScriptedFault(.ioctl(CGMEM_KVM_GMEM_CONVERT_SHARED), .noMemory, times: 2))
+        guest.kernel.script(ScriptedFault(.ioctl(CGMEM_KVM_GMEM_CONVERT_SHARED), last))
         let failure = error { () throws(GuestMemoryError) in
-            try guest.memory.convert(pages(0, 8), to: .shared, policy: policy)
+            try guest.memory.convert(pages(0, 8), to: .shared, policy: quick)
         }
-        #expect(failure?.code == .noMemory)
-        #expect(failure?.outcome == .partial([pages(2, 2)]))
-        #expect(guest.states() == (0..<48).map { [2, 3].contains($0) ? .shared : .private })
+        #expect(failure?.errno == last)
+        #expect(failure?.outcome == .failed)
+        #expect(guest.states().allSatisfy { $0 == .private })
+        // And where that cannot be done either, nobody is told that nothing changed.
+        guest.kernel.script(ScriptedFault(.ioctl(CGMEM_KVM_GMEM_CONVERT_SHARED), .noMemory, times: 3))
+        guest.kernel.script(ScriptedFault(.ioctl(CGMEM_KVM_GMEM_CONVERT_PRIVATE), .io))
+        let worse = error { () throws(GuestMemoryError) in
+            try guest.memory.convert(pages(0, 8), to: .shared, policy: quick)
+        }
+        #expect(worse?.outcome == .poisoned([pages(0, 8)]))
+        try guest.memory.close()
+    }
+
+    /// While a request to shared may still be undone, nobody gets to touch its pages.
+    @Test(arguments: Spoken.allCases)
+    func nobodyTouchesWhatMayBeUndone(spoken: Spoken) throws {
+        let guest = try Guest(spoken)
+        guest.kernel.script(ScriptedFault(.ioctl(spoken.request(to: .shared)), .noMemory, nth: 2, times: 3))
+        var policy = quick
+        nonisolated(unsafe) var tried: GuestMemoryError?
+        policy.onNoMemory = { _ in
+            let impatient = ConversionPolicy(deadline: 0)
+            // The first region is shared by now, the second is not yet.
+            let other = Thread { unsafe tried = error { () throws(GuestMemoryError) in
+                _ = try guest.memory.lease(pages(0), label: "early", policy: impatient) } }
+            other.start()
+            while !other.isFinished { sched_yield() }
+            return true
+        }
+        let failure = error { () throws(GuestMemoryError) in
+            try guest.memory.convert(pages(0, 32), to: .shared, policy: policy)
+        }
+        #expect(failure?.outcome == .failed)
+        #expect(unsafe tried?.code == .held)
+        #expect(guest.states().allSatisfy { $0 == .private })
+        try guest.memory.close()
+    }
+
+    @Test(arguments: Spoken.allCases)
+    func convertingAroundSparesLeases(spoken: Spoken) throws {
+        let guest = try Guest(spoken)
+        try guest.memory.convert(pages(0, 48), to: .shared)
+        // Unaligned, across a region's border: all three pages stay.
+        let lease = try guest.memory.lease(
+            GuestRange(address: 15 * pageBytes - 3, size: pageBytes + 6), label: "ring")
+        var policy = quick
+        policy.heldPages = .convertAround
+        let failure = error { () throws(GuestMemoryError) in
+            try guest.memory.convert(pages(0, 48), to: .private, policy: policy)
+        }
+        #expect(failure?.code == .held)
+        #expect(failure?.outcome == .partial([pages(0, 14), pages(17, 31)]))
+        #expect(guest.states() == (0..<48).map { (14..<17).contains($0) ? .shared : .private })
+        lease.release()
+        #expect(try guest.memory.convert(pages(0, 48), to: .private, policy: policy) == .converted(pages: 3))
+        try guest.memory.close()
+    }
+
+    /// What a payload's pages are after one of them could not be made private again.
+    @Test(arguments: Spoken.allCases)
+    func aPayloadsHeldPageKeepsNoOtherShared(spoken: Spoken) throws {
+        let guest = try Guest(spoken)
+        var plan = PopulationPlan()
+        for index in [2, 8, 20] { plan.add([1, 2, 3], at: UInt64(index) * pageBytes) }
+        nonisolated(unsafe) var pin: EmulatedKernel.Pin?
+        var options = PopulationOptions()
+        options.policy = quick
+        options.progress = { _, _ in
+            if unsafe pin == nil { unsafe pin = guest.kernel.pin(guest.descriptor(0), offset: 8 * pageBytes, length: 1) }
+            return true
+        }
+        let failure = error { () throws(GuestMemoryError) in try guest.memory.populate(plan, options) }
+        #expect(failure?.code == .held)
+        #expect(failure?.outcome == .partial([pages(8)]))
+        #expect(guest.states() == (0..<48).map { $0 == 8 ? .shared : .private })
+        unsafe guest.kernel.unpin(pin!)
         try guest.memory.close()
     }
 

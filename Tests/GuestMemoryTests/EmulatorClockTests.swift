@@ -4,7 +4,7 @@ import Testing
 @testable import GuestMemory
 
 /// -errno, as the seam returns it.
-private func failed(_ errno: Errno) -> Int { errno.result }
+private func failed(_ errno: LinuxErrno) -> Int { errno.result }
 
 @Suite struct EmulatorClockTests {
     @Test func timeJumpsWhenEverybodySleeps() throws {

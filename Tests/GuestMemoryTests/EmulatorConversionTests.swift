@@ -6,7 +6,7 @@ import Testing
 
 private let page = Int(cgmem_page_size())
 /// -errno, as the seam returns it.
-private func failed(_ errno: Errno) -> Int { errno.result }
+private func failed(_ errno: LinuxErrno) -> Int { errno.result }
 
 /// Both conversion calls, row by row.
 @Suite struct EmulatorConversionTests {

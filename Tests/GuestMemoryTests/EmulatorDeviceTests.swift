@@ -5,7 +5,7 @@ import Testing
 
 private let page = Int(cgmem_page_size())
 /// -errno, as the seam returns it.
-private func failed(_ errno: Errno) -> Int { errno.result }
+private func failed(_ errno: LinuxErrno) -> Int { errno.result }
 
 /// /dev/kvm, VMs, creation and binding: each row compared with a real kernel's source or answers.
 @Suite struct EmulatorDeviceTests {

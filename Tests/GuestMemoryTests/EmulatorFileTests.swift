@@ -7,7 +7,7 @@ import Testing
 
 private let page = Int(cgmem_page_size())
 /// -errno, as the seam returns it.
-private func failed(_ errno: Errno) -> Int { errno.result }
+private func failed(_ errno: LinuxErrno) -> Int { errno.result }
 
 /// The guest_memfd as a file: mmap's and fallocate's refusals, status, descriptors and lifetimes.
 @Suite struct EmulatorFileTests {

@@ -7,7 +7,7 @@ import Testing
 
 private let page = Int(cgmem_page_size())
 /// -errno, as the seam returns it.
-private func failed(_ errno: Errno) -> Int { errno.result }
+private func failed(_ errno: LinuxErrno) -> Int { errno.result }
 
 /// What the host may touch, whatever the dialect and the mechanism.
 @Suite struct EmulatorMemoryTests {

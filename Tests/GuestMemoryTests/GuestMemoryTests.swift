@@ -5,15 +5,10 @@ import Testing
 
 /// What a guest's memory does, the same on every kernel there is.
 @Suite struct GuestMemoryTests {
-    /// The host's pointer to a guest-physical address.
-    func host(_ memory: GuestMemory, _ address: UInt64) -> UnsafeMutableRawPointer {
-        let region = memory.regionInfos.last { $0.range.address <= address }!
-        return unsafe UnsafeMutableRawPointer(bitPattern: region.hostAddress + UInt(address - region.range.address))!
-    }
-
     /// Whether the host can touch the page, by touching it: shared, or the level's signal at that byte.
     func touch(_ memory: GuestMemory, _ address: UInt64) -> Shareability? {
-        let pointer = unsafe host(memory, address)
+        guard let host = try? memory.hostAddress(of: GuestRange(address: address, size: 1)) else { return nil }
+        let pointer = unsafe UnsafeMutableRawPointer(bitPattern: host)!
         let result = unsafe ctouch_read(pointer)
         if result.signal == 0 { return .shared }
         return result.signal == memory.level.signal && result.address == UInt64(UInt(bitPattern: pointer))
@@ -222,6 +217,66 @@ import Testing
     }
 
     @Test(arguments: TestKernel.available)
+    func runsAndHostAddresses(kernel: TestKernel) throws {
+        let memory = try kernel.memory([
+            RegionRequest(address: 0, size: 8 * pageBytes), RegionRequest(address: 8 * pageBytes, size: 8 * pageBytes),
+        ])
+        try memory.convert(pages(2, 3), to: .shared)
+        try memory.convert(pages(7, 2), to: .shared)
+        let everything = pages(0, 64)
+        #expect(memory.runs(in: everything, .shared) == [pages(2, 3), pages(7), pages(8)])
+        #expect(memory.runs(in: everything, .private) == [pages(0, 2), pages(5, 2), pages(9, 7)])
+        #expect(memory.runs(in: GuestRange(address: .max, size: 5), .shared).isEmpty)
+        let lease = try memory.lease(GuestRange(address: 8 * pageBytes - 4, size: 10), label: "ring")
+        #expect(lease.segments.map(\.count) == [4, 6])
+        try memory.write([1, 2, 3, 4, 5, 6, 7, 8, 9, 10].span, at: 8 * pageBytes - 4)
+        #expect(unsafe UnsafePointer<UInt8>(bitPattern: lease.segments[1].hostAddress)![0] == 5)
+        #expect(error { () throws(GuestMemoryError) in try memory.hostAddress(of: pages(7, 2)) }?.code == .badRange)
+        lease.release()
+        #expect(error { () throws(GuestMemoryError) in try memory.read(-1, at: 0) }?.code == .badRange)
+        #expect(error { () throws(GuestMemoryError) in try memory.read(1 << 44, at: 0) }?.code == .notGuestMemory)
+        try memory.close()
+    }
+
+    /// The VMM's own file outside the regions it described, and after the memory is closed, is the VMM's.
+    @Test(arguments: TestKernel.available)
+    func anAdoptedFileIsLeftAlone(kernel: TestKernel) throws {
+        let vm = try kernel.machine()
+        let flags = try MemoryCapabilities.detect(vm).creationFlags(for: .shared).flags
+        let file = try GuestMemfd.create(in: vm, size: 32 * pageBytes, flags: flags)
+        func adopt(_ offset: UInt64, _ state: Shareability) throws -> GuestMemory {
+            try GuestMemory.create(
+                in: vm,
+                regions: [
+                    RegionRequest(
+                        address: offset, size: 8 * pageBytes,
+                        backing: .existing(descriptor: file.descriptor, offset: offset, state: state))
+                ], require: kernel.level)
+        }
+        let one = try adopt(0, .private)
+        let other = try adopt(16 * pageBytes, .shared)
+        try other.write([7].span, at: 16 * pageBytes)
+        try one.close()
+        #expect(try other.read(1, at: 16 * pageBytes) == [7])
+        try other.close()
+
+        // A creation that fails touches nothing of it.
+        let flawed = error { () throws(GuestMemoryError) in
+            try GuestMemory.create(
+                in: vm,
+                regions: [
+                    RegionRequest(
+                        address: 0, size: 8 * pageBytes,
+                        backing: .existing(descriptor: file.descriptor, offset: 16 * pageBytes, state: .private)),
+                    RegionRequest(
+                        address: 1 << 32, size: pageBytes, backing: .existing(descriptor: -1, offset: 0, state: .private)),
+                ], require: kernel.level)
+        }
+        #expect(flawed?.code == .badDescriptor)
+        #expect(try file.map().probe(offset: Int(16 * pageBytes)) == .shared)
+    }
+
+    @Test(arguments: TestKernel.available)
     func mappingSizesFollowTheLedger(kernel: TestKernel) throws {
         let memory = try kernel.memory([
             RegionRequest(address: 0, size: 6 << 20), RegionRequest(address: (1 << 30) + pageBytes, size: 4 << 20),
@@ -239,7 +294,7 @@ import Testing
     @Test(arguments: TestKernel.available)
     func adoptsAFileAndDescribedSlots(kernel: TestKernel) throws {
         let vm = try kernel.machine()
-        let flags = Capabilities.detect(vm).creationFlags(for: .shared).flags
+        let flags = try MemoryCapabilities.detect(vm).creationFlags(for: .shared).flags
         let file = try GuestMemfd.create(in: vm, size: 32 * pageBytes, flags: flags)
         let memory = try GuestMemory.create(
             in: vm,

@@ -79,6 +79,7 @@ import Testing
         #expect(preview.splitFrames2M == [0], "the frame at 4 MiB is shared whole")
         #expect(preview.splitFrames1G == [0])
         #expect(preview.bytesToWrite == (2 << 20) + 200)
+        #expect(preview.runsToDiscard == [GuestRange(address: 6 << 20, size: pageBytes)])
         let counters = memory.statistics.counters
         #expect(counters.conversionsToShared == 0)
         try memory.populate(plan)
@@ -113,26 +114,29 @@ import Testing
         try memory.close()
     }
 
-    @Test(arguments: TestKernel.available)
-    func zerosOverwriteWhatWasThere(kernel: TestKernel) throws {
+    /// Zeros replace what was there, the guest's own writes included, whether they are written or punched.
+    @Test(arguments: TestKernel.available, [PopulationOptions.Zeros.unallocated, .written])
+    func zerosOverwriteWhatWasThere(kernel: TestKernel, zeros: PopulationOptions.Zeros) throws {
         let memory = try kernel.memory()
-        try memory.populate(PopulationPlan(Self.pattern(Int(8 * pageBytes)), at: 0))
-        var image = Self.pattern(Int(8 * pageBytes), 3)
-        for index in Int(2 * pageBytes)..<Int(5 * pageBytes) { image[index] = 0 }
-        var plan = PopulationPlan()
-        plan.add(image, at: 0)
         var options = PopulationOptions()
         options.verifies = true
-        try memory.populate(plan, options)
+        options.zeros = zeros
+        try memory.populate(PopulationPlan(Self.pattern(Int(16 * pageBytes)), at: 0), options)
+        var image = Self.pattern(Int(8 * pageBytes), 3)
+        for index in Int(2 * pageBytes)..<Int(5 * pageBytes) + 100 { image[index] = 0 }
+        try memory.populate(PopulationPlan(image, at: 0), options)
         #expect(try readBack(memory, 0, image.count) == image)
-        let path = try file([], size: Int(2 * pageBytes))
+        let path = try file([], size: Int(2 * pageBytes) + 50)
         defer { try? FileManager.default.removeItem(atPath: path) }
-        plan = PopulationPlan()
-        try plan.add(path: path, at: 0)
-        plan.addZeros(pageBytes, at: 7 * pageBytes)
-        try memory.populate(plan)
-        #expect(try Self.isZero(readBack(memory, 0, Int(2 * pageBytes))))
-        #expect(try Self.isZero(readBack(memory, 7 * pageBytes, Int(pageBytes))))
+        var plan = PopulationPlan()
+        try plan.add(path: path, at: 10)
+        plan.addZeros(3 * pageBytes, at: 7 * pageBytes + 1)
+        try memory.populate(plan, options)
+        #expect(try Self.isZero(readBack(memory, 10, Int(2 * pageBytes) + 50)))
+        #expect(try Self.isZero(readBack(memory, 7 * pageBytes + 1, Int(3 * pageBytes))))
+        #expect(try readBack(memory, 0, 10) == Array(image[..<10]), "what is beside the zeros stays")
+        let old = Self.pattern(Int(16 * pageBytes))
+        #expect(try readBack(memory, 10 * pageBytes + 1, 100) == Array(old[Int(10 * pageBytes) + 1..<Int(10 * pageBytes) + 101]))
         try memory.close()
     }
 
@@ -238,7 +242,7 @@ import Testing
         // A file whose contents change between being read and being compared.
         let path = try file([(0, [UInt8](repeating: 7, count: Int(pageBytes)))], size: Int(pageBytes))
         defer { try? FileManager.default.removeItem(atPath: path) }
-        let writer = SegmentWriter(system: RewritingKernel(path), skipsZeroPages: false, verifies: true)
+        let writer = SegmentWriter(system: RewritingKernel(path), punchesZeros: true, verifies: true)
         try memory.convert(pages(100), to: .shared)
         let descriptor = unsafe open(path, O_RDONLY)
         defer { close(descriptor) }

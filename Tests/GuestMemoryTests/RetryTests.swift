@@ -6,15 +6,15 @@ import Testing
 @Suite struct RetryTests {
     let kernel = ScriptedKernel()
     let page: UInt64 = 4096
-    let again = Errno.again.result
+    let again = LinuxErrno.again.result
 
     var converter: FileConverter {
         FileConverter(
             method: .inPlace(.attributes2), descriptor: 99, hostView: 0, pageShift: 12)
     }
 
-    func place(_ page: Int) -> BusyPlace {
-        BusyPlace(address: UInt64(page) << 12, fileOffset: UInt64(page) << 12, leases: [])
+    func place(_ page: Int) -> ConversionPolicy.Busy {
+        ConversionPolicy.Busy(address: UInt64(page) << 12, fileOffset: UInt64(page) << 12, leases: [])
     }
 
     /// Converts pages 16 to 31 to private.
@@ -111,7 +111,7 @@ import Testing
     }
 
     @Test func noMemoryIsTriedThreeTimes() {
-        kernel.answers = .init(repeating: (Errno.noMemory.result, 16 * page), count: 9)
+        kernel.answers = .init(repeating: (LinuxErrno.noMemory.result, 16 * page), count: 9)
         guard case .noMemory = failure(.vmm) else {
             Issue.record("not reported as lack of memory")
             return
@@ -120,7 +120,7 @@ import Testing
     }
 
     @Test func noMemoryHookMayFreeSomeOrGiveUp() throws {
-        kernel.answers = [(Errno.noMemory.result, 0)]
+        kernel.answers = [(LinuxErrno.noMemory.result, 0)]
         var policy = ConversionPolicy.vmm
         nonisolated(unsafe) var attempts: [Int] = []
         policy.onNoMemory = {
@@ -129,7 +129,7 @@ import Testing
         }
         try convert(policy)
         #expect(unsafe attempts == [1])
-        kernel.answers = [(Errno.noMemory.result, 0)]
+        kernel.answers = [(LinuxErrno.noMemory.result, 0)]
         policy.onNoMemory = { _ in false }
         guard case .noMemory = failure(policy) else {
             Issue.record("gave up, but went on")
@@ -138,14 +138,14 @@ import Testing
     }
 
     @Test func interruptedCallsAreRepeatedAndNotCounted() throws {
-        kernel.answers = .init(repeating: (Errno.interrupted.result, 0), count: 50)
+        kernel.answers = .init(repeating: (LinuxErrno.interrupted.result, 0), count: 50)
         let loop = try convert(.vmm)
         #expect(kernel.conversions.count == 51)
         #expect(!loop.counts.anything)
     }
 
-    @Test(arguments: [Errno.invalid, .notTTY, .badAddress, .badFileDescriptor, .notSupported, .notPermitted, .io])
-    func hopelessAnswersFailAtOnce(errno: Errno) {
+    @Test(arguments: [LinuxErrno.invalid, .notTTY, .badAddress, .badFileDescriptor, .notSupported, .notPermitted, .io])
+    func hopelessAnswersFailAtOnce(errno: LinuxErrno) {
         kernel.answers = [(errno.result, 16 * page)]
         guard case .refused(errno) = failure(.vmm) else {
             Issue.record("\(errno) was not reported as refused")
@@ -156,7 +156,7 @@ import Testing
 
     @Test func aSignalDuringAPauseLooksAtTheCancelToken() {
         kernel.held = [20 * page]
-        kernel.sleepAnswers = [Errno.interrupted.result, Errno.interrupted.result]
+        kernel.sleepAnswers = [LinuxErrno.interrupted.result, LinuxErrno.interrupted.result]
         var policy = ConversionPolicy.vmm
         nonisolated(unsafe) var kicked = false
         policy.isCancelled = { [kernel] in

@@ -4,8 +4,8 @@ import Testing
 
 @Suite struct SystemTests {
     @Test func errnoNames() {
-        #expect("\(Errno.again)" == "EAGAIN")
-        #expect(Errno(result: 3) == nil)
-        #expect(Errno(result: -11) == .again)
+        #expect("\(LinuxErrno.again)" == "EAGAIN")
+        #expect(LinuxErrno(result: 3) == nil)
+        #expect(LinuxErrno(result: -11) == .again)
     }
 }

@@ -64,6 +64,10 @@ static inline long cgmem_mprotect(unsigned long address, size_t length, int prot
     return cgmem_result(mprotect((void *)address, length, protection));
 }
 
+static inline long cgmem_munlock(unsigned long address, size_t length) {
+    return cgmem_result(munlock((void *)address, length));
+}
+
 static inline long cgmem_madvise(unsigned long address, size_t length, int advice) {
     return cgmem_result(madvise((void *)address, length, advice));
 }
@@ -102,8 +106,9 @@ static inline long cgmem_memfd_create(const char *name, unsigned flags) {
 // flags: O_CLOEXEC, O_NONBLOCK, UFFD_USER_MODE_ONLY.
 static inline long cgmem_userfaultfd(int flags) { return cgmem_result(syscall(SYS_userfaultfd, flags)); }
 
+// Never blocks: early in boot there may be no randomness yet (EAGAIN).
 static inline long cgmem_getrandom(void *buffer, size_t count) {
-    return cgmem_result(getrandom(buffer, count, 0));
+    return cgmem_result(getrandom(buffer, count, GRND_NONBLOCK));
 }
 
 static inline long cgmem_page_size(void) { return sysconf(_SC_PAGESIZE); }

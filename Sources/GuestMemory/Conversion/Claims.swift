@@ -10,7 +10,15 @@ import CGmem
 @safe
 package final class Claims: @unchecked Sendable {
     package struct Claim: BitwiseCopyable {
-        package enum Kind: UInt8, BitwiseCopyable { case toPrivate, toShared, access }
+        package enum Kind: UInt8, BitwiseCopyable {
+            case toPrivate, toShared
+            /// Somebody touches shared memory.
+            case access
+            /// Memory is being allocated: in nobody's way, but the file must stay.
+            case allocation
+
+            package var isConversion: Bool { self == .toPrivate || self == .toShared }
+        }
         package var kind: Kind
         /// First byte, and the one after the last.
         package var start: UInt64
@@ -106,6 +114,14 @@ package final class Claims: @unchecked Sendable {
         return true
     }
 
+    /// Makes a conversion's claim one to private: no new access begins in its range.
+    package func turnPrivate(_ id: UInt64) {
+        for index in 0..<list.value.count {
+            // SAFETY: one of the count that are initialized.
+            if unsafe list.value.claims[index].id == id { unsafe list.value.claims[index].kind = .toPrivate }
+        }
+    }
+
     /// The first claim of one of these kinds that overlaps the bytes.
     @inline(__always)
     package func first(overlapping start: UInt64, _ end: UInt64, where matches: (Claim.Kind) -> Bool) -> Claim? {
@@ -115,6 +131,33 @@ package final class Claims: @unchecked Sendable {
             if claim.overlaps(start, end) && matches(claim.kind) { return claim }
         }
         return nil
+    }
+
+    /// Whether bytes lie within an access that stands: a lease, or one of this thread's own. As long as it
+    /// does, nothing makes them private, whoever waits for it to end.
+    package func isCovered(_ start: UInt64, _ end: UInt64, by thread: UInt64) -> Bool {
+        for index in 0..<list.value.count {
+            // SAFETY: one of the count that are initialized.
+            let claim = unsafe list.value.claims[index]
+            if claim.kind == .access, claim.thread == 0 || claim.thread == thread, claim.start <= start,
+                end <= claim.end
+            { return true }
+        }
+        return false
+    }
+
+    /// The accesses that overlap the bytes, as whole pages.
+    package func accessed(_ start: UInt64, _ end: UInt64, pageMask: UInt64) -> [GuestRange] {
+        var ranges: [GuestRange] = []
+        for index in 0..<list.value.count {
+            // SAFETY: one of the count that are initialized.
+            let claim = unsafe list.value.claims[index]
+            guard claim.kind == .access, claim.overlaps(start, end) else { continue }
+            let first = max(start, claim.start & ~pageMask)
+            let last = min(end, (claim.end &+ pageMask) & ~pageMask)
+            ranges.append(GuestRange(first..<last))
+        }
+        return ranges.sorted { $0.address < $1.address }
     }
 
     /// How many accesses are under way.

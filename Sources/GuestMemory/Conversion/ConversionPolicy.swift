@@ -11,12 +11,24 @@ public struct ConversionPolicy: Sendable {
         public var address: UInt64
         /// Its offset in the guest_memfd, in bytes.
         public var fileOffset: UInt64
-        /// The labels of the leases known on it. Empty: the holder is not one of ours.
+        /// The labels of the leases and copies known on it (where these are what is waited for: on the
+        /// whole range asked for). Empty: the holder is not one of ours.
         public var leases: [String]
         /// Refused attempts so far, counted per request.
         public var attempt: Int
         /// Nanoseconds since the first refusal.
         public var elapsed: UInt64
+
+        /// For tests of a hook.
+        public init(
+            address: UInt64, fileOffset: UInt64, leases: [String], attempt: Int = 0, elapsed: UInt64 = 0
+        ) {
+            self.address = address
+            self.fileOffset = fileOffset
+            self.leases = leases
+            self.attempt = attempt
+            self.elapsed = elapsed
+        }
     }
 
     public enum Decision: Sendable {
@@ -57,7 +69,7 @@ public struct ConversionPolicy: Sendable {
     public var firstPause: UInt64 = 20_000
     /// Nanoseconds.
     public var longestPause: UInt64 = 5_000_000
-    /// Each pause is lengthened or shortened at random by up to this much of it.
+    /// Each pause is lengthened or shortened at random by up to this much of it, at most 100.
     public var jitterPercent: UInt64 = 25
     /// Nanoseconds from the first refusal until the conversion fails.
     public var deadline: UInt64

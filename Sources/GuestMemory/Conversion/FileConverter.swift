@@ -28,10 +28,28 @@ package struct FileConverter: BitwiseCopyable {
                 descriptor, offset: UInt64(run.start) << UInt64(pageShift),
                 size: UInt64(run.count) << UInt64(pageShift), to: state, on: system)
         case .guardPages:
-            let result = system.madvise(
-                hostView + UInt(run.start) << UInt(pageShift), run.count << pageShift,
-                state == .shared ? CGMEM_MADV_GUARD_REMOVE : CGMEM_MADV_GUARD_INSTALL)
-            return ConversionAnswer(result: result, errorOffset: 0)
+            return ConversionAnswer(result: guardPages(run, state, on: system), errorOffset: 0)
+        }
+    }
+
+    private func guardPages(_ run: PageRange, _ state: Shareability, on system: any SystemCalls) -> Int {
+        let address = hostView + UInt(run.start) << UInt(pageShift)
+        let length = run.count << pageShift
+        let advice = state == .shared ? CGMEM_MADV_GUARD_REMOVE : CGMEM_MADV_GUARD_INSTALL
+        let result = system.madvise(address, length, advice)
+        if result != LinuxErrno.invalid.result { return result }
+        // Somebody locked the memory since (mlockall). Guards cannot be set on locked memory, and guest
+        // memory is not swapped anyway.
+        _ = system.munlock(address, length)
+        return system.madvise(address, length, advice)
+    }
+
+    /// Whether a failed call may have changed some of the run: guards are set page by page, and dialect 1's
+    /// rollback can itself run out of memory, with only a kernel warning.
+    func mayLeaveTraces(afterNoMemory: Bool) -> Bool {
+        switch method {
+        case .guardPages: true
+        case .inPlace(let dialect): dialect == .convert && afterNoMemory
         }
     }
 

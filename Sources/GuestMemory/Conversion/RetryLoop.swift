@@ -27,7 +27,7 @@ package struct RetryLoop {
         case cancelled(page: Int)
         case noMemory
         /// Our bug, or not possible here.
-        case refused(Errno)
+        case refused(LinuxErrno)
     }
 
     package init(_ policy: ConversionPolicy, on system: any SystemCalls) {
@@ -42,7 +42,7 @@ package struct RetryLoop {
 
     /// Converts one run: in one call where nobody is in the way.
     package mutating func convert(
-        _ run: PageRange, to state: Shareability, by converter: FileConverter, place: (Int) -> BusyPlace
+        _ run: PageRange, to state: Shareability, by converter: FileConverter, place: (Int) -> ConversionPolicy.Busy
     ) throws(Failure) {
         let answer = converter.attempt(run, to: state, on: system)
         try persist(run, to: state, by: converter, after: answer, place: place)
@@ -51,7 +51,7 @@ package struct RetryLoop {
     /// Converts all of a run that nobody holds, and returns the pages held. Each held page has its own
     /// immediate retries; the pauses share the request's one deadline.
     package mutating func convertAround(
-        _ run: PageRange, to state: Shareability, by converter: FileConverter, place: (Int) -> BusyPlace
+        _ run: PageRange, to state: Shareability, by converter: FileConverter, place: (Int) -> ConversionPolicy.Busy
     ) throws(AroundFailure) -> [PageRange] {
         var held: [PageRange] = []
         // Spans still to be tried, the next one last.
@@ -64,7 +64,7 @@ package struct RetryLoop {
                 if page + 1 < span.end { spans.append(PageRange(start: page + 1, count: span.end - page - 1)) }
                 if page > span.start { spans.append(PageRange(start: span.start, count: page - span.start)) }
             } catch {
-                throw AroundFailure(reason: error, unconverted: held + [span] + spans)
+                throw AroundFailure(reason: error, span: span, unconverted: held + [span] + spans)
             }
         }
         return held
@@ -73,18 +73,20 @@ package struct RetryLoop {
     /// A failure in the middle of `convertAround`, and what it left unconverted.
     package struct AroundFailure: Error {
         package var reason: Failure
+        /// What the failed call was about.
+        package var span: PageRange
         package var unconverted: [PageRange]
     }
 
     /// Converts one run whose first attempt was answered already.
     package mutating func persist(
         _ run: PageRange, to state: Shareability, by converter: FileConverter,
-        after first: ConversionAnswer, place: (Int) -> BusyPlace
+        after first: ConversionAnswer, place: (Int) -> ConversionPolicy.Busy
     ) throws(Failure) {
         var answer = first
         var refusals = 0
         var withoutMemory = 0
-        while let errno = Errno(result: answer.result) {
+        while let errno = LinuxErrno(result: answer.result) {
             switch errno {
             case .again:
                 counts.busy += 1
@@ -95,7 +97,14 @@ package struct RetryLoop {
                 counts.noMemory += 1
                 withoutMemory += 1
                 if withoutMemory >= policy.noMemoryTries { throw .noMemory }
-                if let ask = policy.onNoMemory, !ask(withoutMemory) { throw .noMemory }
+                if let ask = policy.onNoMemory {
+                    if !ask(withoutMemory) { throw .noMemory }
+                } else {
+                    // Without anybody to free some, time is what may.
+                    if started == nil { start() }
+                    counts.pauses += 1
+                    _ = system.sleep(nanoseconds: nextPause())
+                }
             case .interrupted:
                 break
             default:
@@ -108,7 +117,7 @@ package struct RetryLoop {
     /// Decides about page `page` after the `refusals`th refusal of its run; returns when it is time to
     /// try again.
     package mutating func afterRefusal(
-        _ refusals: Int, page: Int, place: (Int) -> BusyPlace
+        _ refusals: Int, page: Int, place: (Int) -> ConversionPolicy.Busy
     ) throws(Failure) {
         if started == nil { start() }
         if refusals <= policy.immediateRetries { return }
@@ -116,10 +125,9 @@ package struct RetryLoop {
         if isOverdue { throw .held(page: page, byHook: false) }
         try checkCancelled(page)
         if let ask = policy.onBusy {
-            let place = place(page)
-            let busy = ConversionPolicy.Busy(
-                address: place.address, fileOffset: place.fileOffset, leases: place.leases,
-                attempt: refusals, elapsed: elapsed)
+            var busy = place(page)
+            busy.attempt = refusals
+            busy.elapsed = elapsed
             switch ask(busy) {
             case .backOff: break
             case .retry: return
@@ -135,16 +143,15 @@ package struct RetryLoop {
     /// Waits, under the lock of `claims`, for one of them to end: the same policy as for a busy page, but
     /// woken early. The lock is released for the hook and the wait.
     package mutating func await(
-        _ claims: Claims, _ refusals: Int, place: () -> BusyPlace
+        _ claims: Claims, _ refusals: Int, place: () -> ConversionPolicy.Busy
     ) throws(Failure) {
         if started == nil { start() }
         if isOverdue { throw .held(page: 0, byHook: false) }
         try checkCancelled(0)
         if let ask = policy.onBusy {
-            let place = place()
-            let busy = ConversionPolicy.Busy(
-                address: place.address, fileOffset: place.fileOffset, leases: place.leases,
-                attempt: refusals, elapsed: elapsed)
+            var busy = place()
+            busy.attempt = refusals
+            busy.elapsed = elapsed
             claims.lock.unlock()
             let decision = ask(busy)
             claims.lock.lock()
@@ -177,7 +184,7 @@ package struct RetryLoop {
     /// The pause that is due, jittered, and never past the deadline.
     private mutating func nextPause() -> UInt64 {
         let length = jittered(pause)
-        pause = min(pause * 2, policy.longestPause)
+        pause = min(pause.saturatingDouble, policy.longestPause)
         return min(length, policy.deadline - min(policy.deadline, elapsed))
     }
 
@@ -186,20 +193,12 @@ package struct RetryLoop {
         seed ^= seed << 13
         seed ^= seed >> 7
         seed ^= seed << 17
-        let span = length * policy.jitterPercent / 100
-        return span == 0 ? length : length - span + seed % (2 * span + 1)
+        let span = length / 100 * min(policy.jitterPercent, 100) + length % 100 * min(policy.jitterPercent, 100) / 100
+        let (longest, overflow) = length.addingReportingOverflow(span)
+        return span == 0 || overflow ? length : length - span + seed % (longest - (length - span) + 1)
     }
 }
 
-/// Where a busy page is, for whoever is asked about it.
-package struct BusyPlace {
-    package var address: UInt64
-    package var fileOffset: UInt64
-    package var leases: [String]
-
-    package init(address: UInt64, fileOffset: UInt64, leases: [String]) {
-        self.address = address
-        self.fileOffset = fileOffset
-        self.leases = leases
-    }
+extension UInt64 {
+    fileprivate var saturatingDouble: UInt64 { multipliedReportingOverflow(by: 2).overflow ? .max : self * 2 }
 }

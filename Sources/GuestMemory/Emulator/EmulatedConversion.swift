@@ -12,7 +12,7 @@ extension EmulatedKernel {
         case CGMEM_KVM_SET_MEMORY_ATTRIBUTES2 where convertsByAttributes:
             setAttributes(file, argument)
         default:
-            Errno.notTTY.result
+            LinuxErrno.notTTY.result
         }
     }
 
@@ -20,31 +20,31 @@ extension EmulatedKernel {
     private func convert(_ file: EmulatedFile, to state: Shareability, _ argument: UInt) -> Int {
         counting.withLock { $0.conversionCalls += 1 }
         guard let asked = copyIn(argument, cgmem_kvm_gmem_convert.self) else {
-            return Errno.badAddress.result
+            return LinuxErrno.badAddress.result
         }
-        if asked.error_offset != 0 { return Errno.invalid.result }
+        if asked.error_offset != 0 { return LinuxErrno.invalid.result }
         if asked.size == 0 { return 0 }
-        guard let pages = pages(asked.offset, asked.size, of: file) else { return Errno.invalid.result }
+        guard let pages = pages(asked.offset, asked.size, of: file) else { return LinuxErrno.invalid.result }
         switch finish(file.convert(pages, to: state, skipsSettled: true)) {
         case .unchanged, .done:
             return 0
         case .busy(let page):
             // The head of the folio that is held, wherever the request started. Folios are single pages.
             copyOut(UInt64(page * pageSize), argument, errorOffset: 16)
-            return Errno.again.result
+            return LinuxErrno.again.result
         case .noMemory:
             // The index is copied out though nobody set it: whoever believes it shall notice.
             copyOut(0x5a5a_5a5a_5a5a_5000, argument, errorOffset: 16)
-            return Errno.noMemory.result
+            return LinuxErrno.noMemory.result
         }
     }
 
     /// Dialect 2b (v8 and linux-next).
     private func setAttributes(_ file: EmulatedFile, _ argument: UInt) -> Int {
         counting.withLock { $0.conversionCalls += 1 }
-        let invalid = Errno.invalid.result
+        let invalid = LinuxErrno.invalid.result
         guard let asked = copyIn(argument, cgmem_kvm_memory_attributes2.self) else {
-            return Errno.badAddress.result
+            return LinuxErrno.badAddress.result
         }
         if asked.flags != 0 { return invalid }
         let r = asked.reserved
@@ -59,10 +59,10 @@ extension EmulatedKernel {
             return 0
         case .busy(let page):
             copyOut(max(asked.offset, UInt64(page * pageSize)), argument, errorOffset: 32)
-            return Errno.again.result
+            return LinuxErrno.again.result
         case .noMemory:
             copyOut(asked.offset, argument, errorOffset: 32)
-            return Errno.noMemory.result
+            return LinuxErrno.noMemory.result
         }
     }
 

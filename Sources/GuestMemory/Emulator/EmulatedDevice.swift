@@ -15,18 +15,18 @@ extension EmulatedKernel {
     private func deviceRequest(_ request: UInt32, _ argument: UInt) -> Int {
         switch request {
         case CGMEM_KVM_GET_API_VERSION:
-            return argument == 0 ? Int(CGMEM_KVM_API_VERSION) : Errno.invalid.result
+            return argument == 0 ? Int(CGMEM_KVM_API_VERSION) : LinuxErrno.invalid.result
         case CGMEM_KVM_CHECK_EXTENSION:
             return capability(argument, nil)
         case CGMEM_KVM_CREATE_VM:
             guard argument < 32, configuration.vmTypes.rawValue & (1 << UInt32(argument)) != 0 else {
-                return Errno.invalid.result
+                return LinuxErrno.invalid.result
             }
             // KVM makes VM descriptors close-on-exec, unlike those of guest_memfd.
             return install(.virtualMachine(EmulatedVirtualMachine(type: argument)), closeOnExec: true)
         default:
             // x86 answers EINVAL, not ENOTTY, to a request that its device does not know (Linux 6.18).
-            return Errno.invalid.result
+            return LinuxErrno.invalid.result
         }
     }
 
@@ -36,21 +36,21 @@ extension EmulatedKernel {
             return capability(argument, vm)
         case CGMEM_KVM_ENABLE_CAP:
             guard let asked = copyIn(argument, cgmem_kvm_enable_cap.self) else {
-                return Errno.badAddress.result
+                return LinuxErrno.badAddress.result
             }
             return vm.enableCapability(asked)
         case CGMEM_KVM_CREATE_GUEST_MEMFD:
             guard let asked = copyIn(argument, cgmem_kvm_create_guest_memfd.self) else {
-                return Errno.badAddress.result
+                return LinuxErrno.badAddress.result
             }
             return createGuestMemory(vm, asked)
         case CGMEM_KVM_SET_USER_MEMORY_REGION2:
             guard let asked = copyIn(argument, cgmem_kvm_userspace_memory_region2.self) else {
-                return Errno.badAddress.result
+                return LinuxErrno.badAddress.result
             }
             return vm.setRegion(asked, self)
         default:
-            return Errno.notTTY.result
+            return LinuxErrno.notTTY.result
         }
     }
 
@@ -58,7 +58,7 @@ extension EmulatedKernel {
     private func createGuestMemory(
         _ vm: EmulatedVirtualMachine, _ asked: cgmem_kvm_create_guest_memfd
     ) -> Int {
-        let invalid = Errno.invalid.result
+        let invalid = LinuxErrno.invalid.result
         if asked.flags & ~validCreationFlags(vm) != 0 { return invalid }
         let isMappable = asked.flags & CGMEM_GUEST_MEMFD_FLAG_MMAP != 0
         let bit1 = asked.flags & CGMEM_GUEST_MEMFD_FLAG_INIT_SHARED != 0
@@ -75,7 +75,7 @@ extension EmulatedKernel {
             let file = EmulatedFile(
                 id: newFileID(), vm: vm, size: size, pageSize: pageSize, isMappable: isMappable,
                 initially: initially, guardian: guardian, references: references)
-        else { return Errno.noMemory.result }
+        else { return LinuxErrno.noMemory.result }
         return install(.guestMemory(file), closeOnExec: false)
     }
 

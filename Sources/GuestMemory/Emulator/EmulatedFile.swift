@@ -84,12 +84,12 @@ final class EmulatedFile: @unchecked Sendable {
     }
 
     private func transfer(_ offset: UInt64, _ count: Int, _ step: (Int, Int64) -> Int) -> Int {
-        if count < 0 || offset > UInt64(size) || count > size - Int(offset) { return Errno.badAddress.result }
+        if count < 0 || offset > UInt64(size) || count > size - Int(offset) { return LinuxErrno.badAddress.result }
         var done = 0
         while done < count {
             let result = step(done, Int64(offset) + Int64(done))
-            if result == Errno.interrupted.result { continue }
-            if result <= 0 { return result == 0 ? Errno.io.result : Errno.noMemory.result }
+            if result == LinuxErrno.interrupted.result { continue }
+            if result <= 0 { return result == 0 ? LinuxErrno.io.result : LinuxErrno.noMemory.result }
             done += result
         }
         return count
@@ -103,9 +103,9 @@ final class EmulatedFile: @unchecked Sendable {
             result = cgmem_fallocate(
                 backing, CGMEM_FALLOC_FL_KEEP_SIZE, Int64(pages.start * pageSize),
                 Int64(pages.count * pageSize))
-        } while result == Errno.interrupted.result
+        } while result == LinuxErrno.interrupted.result
         // A memfd answers ENOSPC where guest_memfd, which has no quota, answers ENOMEM.
-        return result == Errno.noSpace.result ? Errno.noMemory.result : result
+        return result == LinuxErrno.noSpace.result ? LinuxErrno.noMemory.result : result
     }
 
     /// Drops contents and, where nobody could notice the difference, the memory. States stay.
@@ -145,7 +145,7 @@ final class EmulatedFile: @unchecked Sendable {
 
     private func clear(_ pages: PageRange) -> Int {
         let piece = 16 * pageSize
-        guard let zeros = ZeroedMemory(count: piece) else { return Errno.noMemory.result }
+        guard let zeros = ZeroedMemory(count: piece) else { return LinuxErrno.noMemory.result }
         var offset = pages.start * pageSize
         let end = pages.end * pageSize
         while offset < end {

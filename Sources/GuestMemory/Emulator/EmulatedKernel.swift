@@ -110,8 +110,8 @@ public final class EmulatedKernel: SystemCalls, @unchecked Sendable {
     ) -> Int {
         switch target(descriptor) {
         case nil: unsafe linux.pread(descriptor, buffer, count, offset)
-        case .device: Errno.invalid.result
-        case .virtualMachine, .guestMemory: Errno.illegalSeek.result
+        case .device: LinuxErrno.invalid.result
+        case .virtualMachine, .guestMemory: LinuxErrno.illegalSeek.result
         }
     }
 
@@ -119,7 +119,7 @@ public final class EmulatedKernel: SystemCalls, @unchecked Sendable {
         switch target(descriptor) {
         case nil: linux.lseek(descriptor, offset, whence)
         case .device, .virtualMachine: 0
-        case .guestMemory: Errno.illegalSeek.result
+        case .guestMemory: LinuxErrno.illegalSeek.result
         }
     }
 
@@ -161,6 +161,9 @@ extension EmulatedKernel {
         get { clock.registeredThreads }
         set { clock.registeredThreads = newValue }
     }
+
+    /// One thread fewer to wait for; the last one stays.
+    public func unregisterThread() { clock.unregisterThread() }
 
     /// Moves the clock by hand.
     public func advanceClock(nanoseconds: UInt64) { clock.advance(nanoseconds: nanoseconds) }

@@ -17,18 +17,18 @@ extension EmulatedKernel {
         if let fault = scripted(.mmap) { return fault.errno.result }
         // In the order of Linux 6.18: the system call, do_mmap, the file's own mmap.
         let pageMask = UInt64(pageSize - 1)
-        if UInt64(bitPattern: offset) & pageMask != 0 || length == 0 { return Errno.invalid.result }
-        guard let rounded = roundUp(length) else { return Errno.noMemory.result }
-        if isFixed && UInt64(address) & pageMask != 0 { return Errno.invalid.result }
+        if UInt64(bitPattern: offset) & pageMask != 0 || length == 0 { return LinuxErrno.invalid.result }
+        guard let rounded = roundUp(length) else { return LinuxErrno.noMemory.result }
+        if isFixed && UInt64(address) & pageMask != 0 { return LinuxErrno.invalid.result }
         if offset < 0 || offset.addingReportingOverflow(Int64(rounded)).overflow {
-            return Errno.overflow.result
+            return LinuxErrno.overflow.result
         }
         let type = flags & CGMEM_MAP_TYPE
         let isShared = type == CGMEM_MAP_SHARED || type == CGMEM_MAP_SHARED_VALIDATE
-        if !isShared && type != CGMEM_MAP_PRIVATE { return Errno.invalid.result }
-        if protection & CGMEM_PROT_EXEC != 0 { return Errno.notPermitted.result }
-        guard case .guestMemory(let file) = object, file.isMappable else { return Errno.noDevice.result }
-        if !isShared { return Errno.invalid.result }
+        if !isShared && type != CGMEM_MAP_PRIVATE { return LinuxErrno.invalid.result }
+        if protection & CGMEM_PROT_EXEC != 0 { return LinuxErrno.notPermitted.result }
+        guard case .guestMemory(let file) = object, file.isMappable else { return LinuxErrno.noDevice.result }
+        if !isShared { return LinuxErrno.invalid.result }
 
         // Populating and locking touch every page, which is not to happen before the guard stands.
         let quiet = flags & ~(CGMEM_MAP_POPULATE | CGMEM_MAP_LOCKED)
@@ -51,7 +51,7 @@ extension EmulatedKernel {
             if !mappedFiles.contains(where: { $0 === file }) { mappedFiles.append(file) }
             return mapped
         }
-        if result == Errno.noMemory.result && mechanism == .holes {
+        if result == LinuxErrno.noMemory.result && mechanism == .holes {
             counting.withLock { $0.mapLimitHits += 1 }
         }
         if result > 0 && flags & CGMEM_MAP_POPULATE != 0 {
@@ -104,7 +104,7 @@ extension EmulatedKernel {
         }
         if let fault = scripted(.madvise) { return fault.errno.result }
         let end = address &+ UInt(rounded)
-        if address & UInt(pageSize - 1) != 0 || end < address { return Errno.invalid.result }
+        if address & UInt(pageSize - 1) != 0 || end < address { return LinuxErrno.invalid.result }
         switch advice {
         case CGMEM_MADV_DONTNEED, CGMEM_MADV_DONTNEED_LOCKED, CGMEM_MADV_COLD, CGMEM_MADV_PAGEOUT:
             // All they could do is drop page-table entries of unevictable memory, which come back at the
@@ -131,13 +131,15 @@ extension EmulatedKernel {
 
     /// As mprotect(2). The library never calls it; a VMM that does must, so that protection is not lost
     /// where pages change state under `Mechanism.holes`.
+    public func munlock(_ address: UInt, _ length: Int) -> Int { cgmem_munlock(address, length) }
+
     public func mprotect(_ address: UInt, _ length: Int, _ protection: Int32) -> Int {
         guard let rounded = roundUp(length), overlaps(address, length) else {
             return cgmem_mprotect(address, length, protection)
         }
-        if address & UInt(pageSize - 1) != 0 { return Errno.invalid.result }
+        if address & UInt(pageSize - 1) != 0 { return LinuxErrno.invalid.result }
         // guest_memfd mappings can never be made executable; those of a memfd could.
-        if protection & CGMEM_PROT_EXEC != 0 { return Errno.permissionDenied.result }
+        if protection & CGMEM_PROT_EXEC != 0 { return LinuxErrno.permissionDenied.result }
         return noting(address, address &+ UInt(rounded)) {
             cgmem_mprotect(address, length, protection)
         } _: {
@@ -179,14 +181,14 @@ extension EmulatedKernel {
             let next = index < parts.count ? parts[index].part.address : end
             if position < next {
                 let result = linux.madvise(position, Int(next - position), advice)
-                if result == Errno.noMemory.result { gap = true } else if result != 0 { return result }
+                if result == LinuxErrno.noMemory.result { gap = true } else if result != 0 { return result }
             }
             if index == parts.count { break }
             let result = work(parts[index].file, parts[index].part)
             if result != 0 { return result }
             position = parts[index].part.end
         }
-        return gap ? Errno.noMemory.result : 0
+        return gap ? LinuxErrno.noMemory.result : 0
     }
 
     public func fallocate(_ descriptor: Int32, _ mode: Int32, _ offset: Int64, _ length: Int64) -> Int {
@@ -195,18 +197,18 @@ extension EmulatedKernel {
         }
         if let fault = scripted(.fallocate) { return fault.errno.result }
         // vfs_fallocate, then kvm_gmem_fallocate, Linux 7.3.
-        if offset < 0 || length <= 0 { return Errno.invalid.result }
-        if !Self.isCombination(mode) { return Errno.notSupported.result }
-        guard case .guestMemory(let file) = object else { return Errno.noDevice.result }
+        if offset < 0 || length <= 0 { return LinuxErrno.invalid.result }
+        if !Self.isCombination(mode) { return LinuxErrno.notSupported.result }
+        guard case .guestMemory(let file) = object else { return LinuxErrno.noDevice.result }
         let (end, overflow) = offset.addingReportingOverflow(length)
-        if overflow { return Errno.fileTooBig.result }
+        if overflow { return LinuxErrno.fileTooBig.result }
         let isPunch = mode & CGMEM_FALLOC_FL_PUNCH_HOLE != 0
         let known = CGMEM_FALLOC_FL_KEEP_SIZE | CGMEM_FALLOC_FL_PUNCH_HOLE
-        if mode & CGMEM_FALLOC_FL_KEEP_SIZE == 0 || mode & ~known != 0 { return Errno.notSupported.result }
-        if (offset | length) & Int64(pageSize - 1) != 0 { return Errno.invalid.result }
+        if mode & CGMEM_FALLOC_FL_KEEP_SIZE == 0 || mode & ~known != 0 { return LinuxErrno.notSupported.result }
+        if (offset | length) & Int64(pageSize - 1) != 0 { return LinuxErrno.invalid.result }
         let pages = PageRange(start: Int(offset) / pageSize, count: Int(length) / pageSize)
         if isPunch { return file.punch(pages) }
-        if end > Int64(file.size) { return Errno.invalid.result }
+        if end > Int64(file.size) { return LinuxErrno.invalid.result }
         return file.allocate(pages)
     }
 

@@ -42,7 +42,7 @@ final class EmulatedVirtualMachine: @unchecked Sendable {
         if request.flags != 0 || request.cap != UInt32(CGMEM_KVM_CAP_EXIT_HYPERCALL)
             || request.args.0 & ~(1 << UInt64(CGMEM_KVM_HC_MAP_GPA_RANGE)) != 0
         {
-            return Errno.invalid.result
+            return LinuxErrno.invalid.result
         }
         lock.withLock { exitHypercalls = request.args.0 }
         return 0
@@ -52,7 +52,7 @@ final class EmulatedVirtualMachine: @unchecked Sendable {
     /// Every number in the request comes from the caller, so no arithmetic on it may trap.
     func setRegion(_ request: cgmem_kvm_userspace_memory_region2, _ kernel: EmulatedKernel) -> Int {
         // The lower half of the slot is its number, the upper one the address space; there is one.
-        if Int(request.slot & 0xffff) >= Self.slotLimit { return Errno.invalid.result }
+        if Int(request.slot & 0xffff) >= Self.slotLimit { return LinuxErrno.invalid.result }
         // The file may die with this reference, and then takes the lock itself: so it outlives the lock.
         let object = kernel.target(Int32(bitPattern: request.guest_memfd))
         return withExtendedLifetime(object) {
@@ -63,7 +63,7 @@ final class EmulatedVirtualMachine: @unchecked Sendable {
     private func setRegionLocked(
         _ request: cgmem_kvm_userspace_memory_region2, _ object: EmulatedObject?, _ kernel: EmulatedKernel
     ) -> Int {
-        let invalid = Errno.invalid.result
+        let invalid = LinuxErrno.invalid.result
         let pageMask = UInt64(kernel.pageSize - 1)
         let isGuestMemfd = request.flags & CGMEM_KVM_MEM_GUEST_MEMFD != 0
         if !areValid(flags: request.flags, kernel.configuration) { return invalid }
@@ -103,7 +103,7 @@ final class EmulatedVirtualMachine: @unchecked Sendable {
             }
         }
         for slot in slots where slot.number != request.slot && slot.guest.overlaps(guest) {
-            return Errno.exists.result
+            return LinuxErrno.exists.result
         }
         var slot = Slot(
             number: request.slot, flags: request.flags, guest: guest,
@@ -134,16 +134,16 @@ final class EmulatedVirtualMachine: @unchecked Sendable {
         let file: EmulatedFile
         switch object {
         case .guestMemory(let found): file = found
-        case .device, .virtualMachine: return Errno.invalid.result
+        case .device, .virtualMachine: return LinuxErrno.invalid.result
         case nil:
             var status = cgmem_stat()
             let isOpen = unsafe kernel.linux.fstat(Int32(bitPattern: request.guest_memfd), &status) == 0
-            return isOpen ? Errno.invalid.result : Errno.badFileDescriptor.result
+            return isOpen ? LinuxErrno.invalid.result : LinuxErrno.badFileDescriptor.result
         }
-        if file.vm !== self { return Errno.invalid.result }
+        if file.vm !== self { return LinuxErrno.invalid.result }
         // The sum cannot wrap: it was checked.
         if request.guest_memfd_offset + request.memory_size > UInt64(file.size) {
-            return Errno.invalid.result
+            return LinuxErrno.invalid.result
         }
         slot.file = file.id
         slot.filePages = PageRange(
@@ -156,7 +156,7 @@ final class EmulatedVirtualMachine: @unchecked Sendable {
             && !file.isMapped(
                 page: slot.filePages.start, at: UInt(request.userspace_addr), under: kernel.mappingLock)
         {
-            return Errno.invalid.result
+            return LinuxErrno.invalid.result
         }
         return 0
     }

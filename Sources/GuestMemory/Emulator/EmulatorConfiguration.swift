@@ -65,7 +65,7 @@ extension EmulatedKernel {
         /// in Linux 6.12 they may not.
         public var guestMemfdForEveryVM = true
         /// What binding a file range that is bound already answers: EEXIST from Linux 7.2, EINVAL before.
-        public var overlappingBindError: Errno
+        public var overlappingBindError: LinuxErrno
         /// Answers that go before this kernel's own.
         public var capabilityAnswers: [CapabilityAnswer] = []
         /// Guest-physical addresses from 2 to this power on are refused, 12...62.
@@ -78,7 +78,7 @@ extension EmulatedKernel {
 
         public init(
             dialects: Dialects, creationFlags: CreationFlags, vmTypes: VMTypes,
-            attributesCapability: UInt? = nil, overlappingBindError: Errno
+            attributesCapability: UInt? = nil, overlappingBindError: LinuxErrno
         ) {
             self.dialects = dialects
             self.creationFlags = creationFlags

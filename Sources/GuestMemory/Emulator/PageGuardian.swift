@@ -20,7 +20,7 @@ final class PageGuardian: Sendable {
                     + "not filtered by seccomp): use the mechanism .holes or .automatic")
         }
         let empty = unsafe cgmem_memfd_create("gmem-hole", CGMEM_MFD_CLOEXEC)
-        if let errno = Errno(result: empty) {
+        if let errno = LinuxErrno(result: empty) {
             throw GuestMemoryError(
                 .systemCall, "memfd_create", errno, "the emulated kernel needs a descriptor of its own")
         }
@@ -71,7 +71,7 @@ final class PageGuardian: Sendable {
 
     /// Enters the file's pages into the page table. Returns how many from the start are in: fewer than
     /// asked where the file has no page yet (-EFAULT in `errno`), or the kernel failed.
-    func enter(_ part: HostMapping) -> (pages: Int, errno: Errno?) {
+    func enter(_ part: HostMapping) -> (pages: Int, errno: LinuxErrno?) {
         var done = 0
         while done < part.length {
             var request = cgmem_uffdio_continue()
@@ -79,7 +79,7 @@ final class PageGuardian: Sendable {
             request.range.len = UInt64(part.length - done)
             request.mode = CGMEM_UFFDIO_CONTINUE_MODE_DONTWAKE
             guard
-                let errno = Errno(
+                let errno = LinuxErrno(
                     result: LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_CONTINUE, &request))
             else { break }
             switch errno {
@@ -146,7 +146,7 @@ final class PageGuardian: Sendable {
 func dropEntries(_ part: HostMapping) -> Int {
     let result = cgmem_madvise(part.address, part.length, CGMEM_MADV_DONTNEED)
     // Locked memory has a call of its own.
-    if result == Errno.invalid.result {
+    if result == LinuxErrno.invalid.result {
         return cgmem_madvise(part.address, part.length, CGMEM_MADV_DONTNEED_LOCKED)
     }
     return result

@@ -46,7 +46,7 @@ extension EmulatedKernel {
     public func guestRead(
         _ descriptor: Int32, _ offset: UInt64, _ buffer: UnsafeMutableRawPointer, _ count: Int
     ) -> Int {
-        guard let file = guestMemory(descriptor) else { return Errno.badFileDescriptor.result }
+        guard let file = guestMemory(descriptor) else { return LinuxErrno.badFileDescriptor.result }
         return unsafe file.read(offset, buffer, count)
     }
 
@@ -55,7 +55,7 @@ extension EmulatedKernel {
     public func guestWrite(
         _ descriptor: Int32, _ offset: UInt64, _ buffer: UnsafeRawPointer, _ count: Int
     ) -> Int {
-        guard let file = guestMemory(descriptor) else { return Errno.badFileDescriptor.result }
+        guard let file = guestMemory(descriptor) else { return LinuxErrno.badFileDescriptor.result }
         return unsafe file.write(offset, buffer, count)
     }
 
@@ -94,7 +94,7 @@ public struct ScriptedFault: Sendable {
 
     public var call: Call
     /// What it answers; nothing else happens.
-    public var errno: Errno
+    public var errno: LinuxErrno
     /// Which call is the first to fail: 1 is the next.
     public var nth: Int
     /// How many in a row fail.
@@ -102,7 +102,7 @@ public struct ScriptedFault: Sendable {
     /// What a conversion call's structure gets as `error_offset`, in bytes; nil leaves it alone.
     public var errorOffset: UInt64?
 
-    public init(_ call: Call, _ errno: Errno, nth: Int = 1, times: Int = 1, errorOffset: UInt64? = nil) {
+    public init(_ call: Call, _ errno: LinuxErrno, nth: Int = 1, times: Int = 1, errorOffset: UInt64? = nil) {
         self.call = call
         self.errno = errno
         self.nth = nth

@@ -74,7 +74,7 @@ extension EmulatedFile {
         for mapping in mappings {
             guard let part = mapping.part(showing: pages) else { continue }
             let result = cgmem_madvise(part.address, part.length, CGMEM_MADV_POPULATE_READ)
-            if result == Errno.invalid.result { left.append(part) } else if result != 0 { return result }
+            if result == LinuxErrno.invalid.result { left.append(part) } else if result != 0 { return result }
         }
         return 0
     }

@@ -37,6 +37,13 @@ final class VirtualClock: @unchecked Sendable {
         }
     }
 
+    func unregisterThread() {
+        lock.withLock {
+            registered = max(1, registered - 1)
+            advanceWhileAllBlocked()
+        }
+    }
+
     /// Moves the clock by hand.
     func advance(nanoseconds: UInt64) {
         lock.withLock {
@@ -56,11 +63,11 @@ final class VirtualClock: @unchecked Sendable {
         // The order of the futex call: the word first, then the clock.
         if unsafe cgmem_load32(word) != expected {
             lock.unlock()
-            return Errno.again.result
+            return LinuxErrno.again.result
         }
         if deadline <= time {
             lock.unlock()
-            return Errno.timedOut.result
+            return LinuxErrno.timedOut.result
         }
         return unsafe block(word: word, deadline: deadline)
     }
@@ -74,7 +81,7 @@ final class VirtualClock: @unchecked Sendable {
     /// A signal to every blocked thread.
     func interrupt() -> Int {
         lock.withLock {
-            answer(UInt32(Errno.interrupted.rawValue)) { _ in true }
+            answer(UInt32(LinuxErrno.interrupted.rawValue)) { _ in true }
         }
     }
 
@@ -101,7 +108,7 @@ final class VirtualClock: @unchecked Sendable {
             for sleeper in sleepers { earliest = min(earliest, sleeper.deadline) }
             if earliest == UInt64.max {
                 // Nobody is left who could wake anybody: an answer is better than a test that hangs.
-                _ = answer(UInt32(Errno.deadlock.rawValue)) { _ in true }
+                _ = answer(UInt32(LinuxErrno.deadlock.rawValue)) { _ in true }
                 return
             }
             time = max(time, earliest)
@@ -112,7 +119,7 @@ final class VirtualClock: @unchecked Sendable {
     private func answerDue() {
         let time = time
         _ = answer(0) { unsafe $0.word == nil && $0.deadline <= time }
-        _ = answer(UInt32(Errno.timedOut.rawValue)) { $0.deadline <= time }
+        _ = answer(UInt32(LinuxErrno.timedOut.rawValue)) { $0.deadline <= time }
     }
 
     /// Lets those go on that `matches` picks, with `errno` as their answer; returns how many.

@@ -1,25 +1,35 @@
 import CGmem
 
-/// The conversation behind `Capabilities`.
+/// The conversation behind `MemoryCapabilities`.
 struct CapabilityProbe {
     private let vm: VirtualMachine
     private var system: any SystemCalls { vm.system }
     private var page: UInt64 { UInt64(system.pageSize) }
-    private(set) var report: Capabilities
+    private(set) var report: MemoryCapabilities
 
     init(_ vm: VirtualMachine) {
         self.vm = vm
-        self.report = Capabilities(vmType: vm.type, isEmulated: vm.system.isEmulated)
+        self.report = MemoryCapabilities(vmType: vm.type, isEmulated: vm.system.isEmulated)
     }
 
-    mutating func run() {
+    mutating func run() throws(GuestMemoryError) {
         askNumbers()
-        askFiles()
+        try askFiles()
         // The preferred dialect first: where several work on one file, the newest is kept longest.
-        for dialect in Dialect.allCases where tryDialect(dialect) {
+        for dialect in ConversionDialect.allCases where try tryDialect(dialect) {
             report.usableDialects.append(dialect)
         }
-        if report.canMap { tryGuards() }
+        if report.canMap { try tryGuards() }
+    }
+
+    /// An error that says nothing about the kernel's abilities: it is thrown on.
+    private static func isNoAnswer(_ errno: LinuxErrno?) -> Bool {
+        switch errno {
+        case .noMemory?, .tooManyOpenFiles?, .fileTableFull?, .again?, .permissionDenied?, .notPermitted?,
+            .interrupted?, .badFileDescriptor?:
+            true
+        default: false
+        }
     }
 
     private mutating func note(_ id: String, _ asked: String, _ answered: String, _ works: Bool?) {
@@ -27,7 +37,7 @@ struct CapabilityProbe {
     }
 
     private static func words(_ result: Int) -> String {
-        Errno(result: result).map { "\($0)" } ?? "\(result)"
+        LinuxErrno(result: result).map { "\($0)" } ?? "\(result)"
     }
 
     // MARK: Capability numbers: hints, for the report
@@ -58,13 +68,13 @@ struct CapabilityProbe {
 
     // MARK: Files and the meaning of bit 1
 
-    private mutating func askFiles() {
-        let plain = scratch(flags: 0)
+    private mutating func askFiles() throws(GuestMemoryError) {
+        let plain = try scratch(flags: 0)
         note("gmem.create", "KVM_CREATE_GUEST_MEMFD(flags 0)", plain.words, plain.file != nil)
-        let mappable = scratch(flags: CGMEM_GUEST_MEMFD_FLAG_MMAP)
+        let mappable = try scratch(flags: CGMEM_GUEST_MEMFD_FLAG_MMAP)
         note("gmem.create.mmap", "KVM_CREATE_GUEST_MEMFD(flags 1)", mappable.words, mappable.file != nil)
         guard let file = mappable.file else { return }
-        guard let state = initialState(of: file) else {
+        guard let state = try initialState(of: file) else {
             note("gmem.map", "mmap and MADV_POPULATE_READ", "neither mapped nor EFAULT", false)
             return
         }
@@ -72,8 +82,9 @@ struct CapabilityProbe {
         report.defaultState = state
         note("gmem.map", "mmap and MADV_POPULATE_READ of a new file", "it starts \(state)", true)
 
-        let flagged = scratch(flags: CGMEM_GUEST_MEMFD_FLAG_MMAP | CGMEM_GUEST_MEMFD_FLAG_INIT_SHARED)
-        let flaggedState = flagged.file.flatMap { initialState(of: $0) }
+        let flagged = try scratch(flags: CGMEM_GUEST_MEMFD_FLAG_MMAP | CGMEM_GUEST_MEMFD_FLAG_INIT_SHARED)
+        var flaggedState: Shareability?
+        if let file = flagged.file { flaggedState = try initialState(of: file) }
         if let flaggedState, flaggedState != state {
             report.flagBit1 = flaggedState == .shared ? .startsShared : .startsPrivate
         }
@@ -82,28 +93,34 @@ struct CapabilityProbe {
             flaggedState.map { "it starts \($0)" } ?? flagged.words, report.flagBit1 != .none)
     }
 
-    private func scratch(flags: UInt64) -> (file: GuestMemfd?, words: String) {
+    /// A file of one page, or what the kernel said instead.
+    private func scratch(flags: UInt64) throws(GuestMemoryError) -> (file: GuestMemfd?, words: String) {
         do throws(GuestMemoryError) {
             return (try GuestMemfd.create(in: vm, size: page, flags: flags), "a descriptor")
         } catch {
+            if Self.isNoAnswer(error.errno) { throw error }
             return (nil, error.errno.map { "\($0)" } ?? error.message)
         }
     }
 
-    private func initialState(of file: GuestMemfd) -> Shareability? {
-        do throws(GuestMemoryError) { return try file.map().probe() } catch { return nil }
+    /// nil where the file cannot be mapped, or its page cannot be asked about.
+    private func initialState(of file: GuestMemfd) throws(GuestMemoryError) -> Shareability? {
+        do throws(GuestMemoryError) { return try file.map().probe() } catch {
+            if Self.isNoAnswer(error.errno) { throw error }
+            return nil
+        }
     }
 
     // MARK: Dialects
 
     /// Whether the dialect really converts a page, and back, and the host's view follows.
-    private mutating func tryDialect(_ dialect: Dialect) -> Bool {
+    private mutating func tryDialect(_ dialect: ConversionDialect) throws(GuestMemoryError) -> Bool {
         let id = "gmem.convert.\(dialect.label)"
         let call = "\(dialect.call(to: .private))"
         var file: GuestMemfd?
         if dialect.isInPlace {
             // Without mappable files there is still a conversion to try, only no view to check it by.
-            file = scratch(flags: report.canMap ? CGMEM_GUEST_MEMFD_FLAG_MMAP : 0).file
+            file = try scratch(flags: report.canMap ? CGMEM_GUEST_MEMFD_FLAG_MMAP : 0).file
             guard file != nil else {
                 note(id, call, "not asked: no file to convert", false)
                 return false
@@ -119,7 +136,7 @@ struct CapabilityProbe {
         }
         let failure: String?
         if let file {
-            failure = roundTrip(dialect, file)
+            failure = try roundTrip(dialect, file)
         } else {
             failure = attributeRoundTrip()
         }
@@ -128,14 +145,15 @@ struct CapabilityProbe {
     }
 
     /// Private, shared, private, shared: the first step may be none, where the file starts private.
-    private func roundTrip(_ dialect: Dialect, _ file: GuestMemfd) -> String? {
-        let view: FileMapping?
-        do throws(GuestMemoryError) { view = report.canMap ? try file.map() : nil } catch {
-            return error.description
-        }
+    private func roundTrip(_ dialect: ConversionDialect, _ file: GuestMemfd) throws(GuestMemoryError) -> String? {
+        let view: FileMapping? = report.canMap ? try file.map() : nil
         for state in [Shareability.private, .shared, .private, .shared] {
             let result = patiently(dialect) {
                 dialect.convert(file.descriptor, offset: 0, size: page, to: state, on: system).result
+            }
+            if result == LinuxErrno.noMemory.result {
+                throw GuestMemoryError(
+                    .noMemory, "\(dialect.call(to: state))", .noMemory, "the kernel has no memory to be asked with")
             }
             if result != 0 { return "to \(state): \(Self.words(result))" }
             if report.canMap {
@@ -148,11 +166,12 @@ struct CapabilityProbe {
         return nil
     }
 
-    /// A page at a guest-physical address where no memory is: attributes need no slot.
+    /// A page at a guest-physical address that no processor can have, so that it is nobody's, in a
+    /// borrowed VM too: attributes need no slot.
     private func attributeRoundTrip() -> String? {
-        let high: UInt64 = 1 << 45
+        let high: UInt64 = 1 << 52
         for state in [Shareability.private, .shared] {
-            let result = Dialect.vmAttributes.convert(
+            let result = ConversionDialect.vmAttributes.convert(
                 vm.descriptor, offset: high, size: page, to: state, on: system
             ).result
             if result != 0 { return "to \(state): \(Self.words(result))" }
@@ -162,11 +181,11 @@ struct CapabilityProbe {
 
     /// EAGAIN on a page that nobody else knows is a passing reference (an LRU batch, which dialects 1
     /// and 2a do not drain): some tries, 20 µs apart and doubling, about 20 ms in all.
-    private func patiently(_ dialect: Dialect, _ call: () -> Int) -> Int {
+    private func patiently(_ dialect: ConversionDialect, _ call: () -> Int) -> Int {
         var pause: UInt64 = 20_000
         for _ in 0..<10 {
             let result = call()
-            if result != Errno.again.result { return result }
+            if result != LinuxErrno.again.result { return result }
             _ = system.sleep(nanoseconds: pause)
             pause *= 2
         }
@@ -175,22 +194,22 @@ struct CapabilityProbe {
 
     // MARK: Guard pages, for level `process`
 
-    private mutating func tryGuards() {
+    private mutating func tryGuards() throws(GuestMemoryError) {
         let (flags, state) = report.creationFlags(for: .shared)
         let call = "MADV_GUARD_INSTALL, MADV_GUARD_REMOVE on a shared file"
-        guard state == .shared, let file = scratch(flags: flags).file else {
+        guard state == .shared, let file = try scratch(flags: flags).file else {
             note("process.guard", call, "not asked: no file starts shared", false)
             return
         }
-        let view: FileMapping
-        do throws(GuestMemoryError) { view = try file.map() } catch {
-            note("process.guard", call, error.description, false)
-            return
-        }
+        let view = try file.map()
         let installed = system.madvise(view.address, Int(page), CGMEM_MADV_GUARD_INSTALL)
         let guarded = view.probe()
         let removed = system.madvise(view.address, Int(page), CGMEM_MADV_GUARD_REMOVE)
         let bare = view.probe()
+        if installed == LinuxErrno.noMemory.result {
+            throw GuestMemoryError(
+                .noMemory, "madvise(MADV_GUARD_INSTALL)", .noMemory, "the kernel has no memory to be asked with")
+        }
         report.canGuard = installed == 0 && guarded == .private && removed == 0 && bare == .shared
         note(
             "process.guard", call,

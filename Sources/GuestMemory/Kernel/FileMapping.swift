@@ -14,6 +14,7 @@ package struct FileMapping: ~Copyable {
         self.system = system
     }
 
+    // Not in a forked child, where the address may be something else by now: see `MemoryFile.abandon`.
     deinit { _ = system.munmap(address, size) }
 
     /// Keeps the mapping out of forked children and core dumps: neither follows later conversions.
@@ -31,7 +32,7 @@ package struct FileMapping: ~Copyable {
         }
         switch result {
         case 0: return .shared
-        case Errno.badAddress.result: return .private
+        case LinuxErrno.badAddress.result: return .private
         default: return nil
         }
     }

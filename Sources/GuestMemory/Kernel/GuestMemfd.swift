@@ -21,7 +21,7 @@ package final class GuestMemfd: @unchecked Sendable {
         in vm: VirtualMachine, size: UInt64, flags: UInt64
     ) throws(GuestMemoryError) -> GuestMemfd {
         let result = tryCreate(in: vm.descriptor, size: size, flags: flags, on: vm.system)
-        if let errno = Errno(result: result) {
+        if let errno = LinuxErrno(result: result) {
             let call = "ioctl(KVM_CREATE_GUEST_MEMFD, size \(hex(size)), flags \(hex(flags)))"
             switch errno {
             case .notTTY:
@@ -35,9 +35,9 @@ package final class GuestMemfd: @unchecked Sendable {
                         + "KVM_CAP_GUEST_MEMFD_FLAGS (244) on the VM lists what it knows")
             case .noMemory:
                 throw GuestMemoryError(.noMemory, call, errno, "the kernel has no memory for the file")
-            case .tooManyOpenFiles:
+            case .tooManyOpenFiles, .fileTableFull:
                 throw GuestMemoryError(
-                    .systemCall, call, errno, "this process has no descriptor left: raise RLIMIT_NOFILE")
+                    .systemCall, call, errno, "no descriptor is left: raise RLIMIT_NOFILE (EMFILE) or fs.file-max (ENFILE)")
             default:
                 throw GuestMemoryError(.systemCall, call, errno, "the file could not be created")
             }
@@ -58,8 +58,8 @@ package final class GuestMemfd: @unchecked Sendable {
 
     /// Takes part in a VMM's own guest_memfd by a close-on-exec copy of its descriptor.
     ///
-    /// Throws `badDescriptor` where the descriptor is closed, cannot be mapped, or is smaller than
-    /// `atLeast` bytes. That it belongs to this VM is found by the conversions.
+    /// Throws `badDescriptor` where the descriptor is closed, is no guest_memfd, or is smaller than `atLeast`
+    /// bytes. That it belongs to this VM cannot be asked: binding a slot to it would tell.
     package static func adopt(
         _ descriptor: Int32, atLeast size: UInt64, on system: any SystemCalls
     ) throws(GuestMemoryError) -> GuestMemfd {
@@ -67,12 +67,12 @@ package final class GuestMemfd: @unchecked Sendable {
         var status = cgmem_stat()
         // SAFETY: the structure lives for the call.
         let result = unsafe system.fstat(copy.number, &status)
-        if let errno = Errno(result: result) {
+        if let errno = LinuxErrno(result: result) {
             throw GuestMemoryError(.badDescriptor, "fstat(\(descriptor))", errno, "the file cannot be asked")
         }
-        // guest_memfd alone among regular files refuses to be sought in (ESPIPE).
+        // Of all regular files only guest_memfd and memfd_secret refuse to be sought in (ESPIPE).
         let sought = system.lseek(copy.number, 0, CGMEM_SEEK_DATA)
-        if status.mode & CGMEM_S_IFMT != CGMEM_S_IFREG || sought != Errno.illegalSeek.result {
+        if status.mode & CGMEM_S_IFMT != CGMEM_S_IFREG || sought != LinuxErrno.illegalSeek.result {
             throw GuestMemoryError(
                 .badDescriptor, "fstat(\(descriptor))", nil,
                 "descriptor \(descriptor) is not a guest_memfd: pass what KVM_CREATE_GUEST_MEMFD returned")
@@ -93,25 +93,46 @@ package final class GuestMemfd: @unchecked Sendable {
         return (status.device, status.inode)
     }
 
-    /// Maps the whole file shared, for reading and writing. Pages are not touched.
+    /// Maps the whole file shared, for reading and writing. Pages are neither touched nor locked.
+    ///
+    /// In a process under mlockall(MCL_FUTURE) a plain mapping would allocate the whole guest here and
+    /// now, and guard pages cannot be set on locked memory. So it is mapped shut, unlocked, and opened.
+    /// (A guest_memfd's pages are never swapped: locking them buys nothing.)
     package func map() throws(GuestMemoryError) -> FileMapping {
-        let result = system.mmap(
-            0, Int(size), CGMEM_PROT_READ | CGMEM_PROT_WRITE, CGMEM_MAP_SHARED, descriptor, 0)
-        if let errno = Errno(result: result) {
+        let result = system.mmap(0, Int(size), CGMEM_PROT_NONE, CGMEM_MAP_SHARED, descriptor, 0)
+        if let errno = LinuxErrno(result: result) {
             throw GuestMemoryError(
-                errno == .noMemory ? .noMemory : .unsupported, "mmap(guest_memfd, \(hex(size)))", errno,
+                errno == .noDevice ? .unsupported : errno == .noMemory ? .noMemory : .systemCall,
+                "mmap(guest_memfd, \(hex(size)))", errno,
                 errno == .noDevice
                     ? "the file was created without GUEST_MEMFD_FLAG_MMAP (Linux 6.18)"
-                    : "the file cannot be mapped")
+                    : errno == .again
+                        ? "mlockall(MCL_FUTURE) is in force and RLIMIT_MEMLOCK is too low: raise it or unlock"
+                        : "the file cannot be mapped: no address space, or RLIMIT_AS")
         }
-        return FileMapping(address: UInt(result), size: Int(size), system)
+        let mapping = FileMapping(address: UInt(result), size: Int(size), system)
+        _ = system.munlock(mapping.address, mapping.size)
+        let opened = system.mprotect(mapping.address, mapping.size, CGMEM_PROT_READ | CGMEM_PROT_WRITE)
+        if let errno = LinuxErrno(result: opened) {
+            throw GuestMemoryError(.systemCall, "mprotect(guest_memfd)", errno, "the mapping cannot be opened")
+        }
+        return mapping
     }
 
     /// `fallocate(KEEP_SIZE)`: memory for the range now, in whatever state its pages are. 0 or -errno.
     package func allocate(offset: UInt64, size: UInt64) -> Int {
-        repeatingInterrupted {
-            system.fallocate(descriptor, CGMEM_FALLOC_FL_KEEP_SIZE, Int64(offset), Int64(size))
+        // In pieces: a fallocate that a signal interrupts starts over, and under a profiler's timer one
+        // for gigabytes would never end.
+        var at = offset
+        while at < offset + size {
+            let count = min(8 << 20, offset + size - at)
+            let result = repeatingInterrupted {
+                system.fallocate(descriptor, CGMEM_FALLOC_FL_KEEP_SIZE, Int64(at), Int64(count))
+            }
+            if result != 0 { return result }
+            at += count
         }
+        return 0
     }
 
     /// Punches a hole: the pages' memory is given back, their contents are gone, their state stays.
@@ -125,11 +146,11 @@ package final class GuestMemfd: @unchecked Sendable {
     }
 }
 
-/// Calls again while a signal interrupts: for calls that go on where they stopped.
+/// Calls again while a signal interrupts: for calls that are short enough to get through between two.
 @inline(__always)
 func repeatingInterrupted(_ call: () -> Int) -> Int {
     while true {
         let result = call()
-        if result != Errno.interrupted.result { return result }
+        if result != LinuxErrno.interrupted.result { return result }
     }
 }

@@ -2,7 +2,7 @@ import CGmem
 
 /// `/dev/kvm`.
 public final class KVMDevice: @unchecked Sendable {
-    let descriptor: OwnedDescriptor
+    let owned: OwnedDescriptor
     let system: any SystemCalls
 
     /// Opens the device and checks that it speaks KVM's API version 12, the only one there has been
@@ -15,7 +15,7 @@ public final class KVMDevice: @unchecked Sendable {
     ) throws(GuestMemoryError) -> KVMDevice {
         // SAFETY: the C string lives for the call.
         let result = unsafe path.withCString { unsafe system.open($0, CGMEM_O_RDWR | CGMEM_O_CLOEXEC) }
-        if let errno = Errno(result: result) {
+        if let errno = LinuxErrno(result: result) {
             switch errno {
             case .noSuchFile, .noDevice, .noSuchDeviceOrAddress:
                 throw GuestMemoryError(
@@ -27,29 +27,35 @@ public final class KVMDevice: @unchecked Sendable {
                     .noPermission, "open(\(path))", errno,
                     "this user may not open it: join the group that owns it (usually kvm)")
             default:
-                throw GuestMemoryError(.systemCall, "open(\(path))", errno, "the device cannot be opened")
+                throw GuestMemoryError(
+                    .systemCall, "open(\(path))", errno,
+                    errno == .tooManyOpenFiles
+                        ? "no descriptor is left: raise RLIMIT_NOFILE" : "the device cannot be opened")
             }
         }
         let device = KVMDevice(OwnedDescriptor(taking: Int32(result), from: system), system)
-        let version = system.ioctl(device.descriptor.number, CGMEM_KVM_GET_API_VERSION, 0)
+        let version = system.ioctl(device.descriptor, CGMEM_KVM_GET_API_VERSION, 0)
         if version != Int(CGMEM_KVM_API_VERSION) {
             throw GuestMemoryError(
-                .badDescriptor, "ioctl(KVM_GET_API_VERSION)", Errno(result: version),
+                .badDescriptor, "ioctl(KVM_GET_API_VERSION)", LinuxErrno(result: version),
                 "\(path) is not a KVM device with API version 12"
                     + (version >= 0 ? " (it says \(version))" : ""))
         }
         return device
     }
 
+    /// The descriptor, for the VMM's own calls; it stays ours.
+    public var descriptor: Int32 { owned.number }
+
     private init(_ descriptor: consuming OwnedDescriptor, _ system: any SystemCalls) {
-        self.descriptor = descriptor
+        self.owned = descriptor
         self.system = system
     }
 
     /// `KVM_CHECK_EXTENSION` on the device: 0 where the kernel does not know the number. A hint only:
     /// numbers from 240 on have meant different things.
     public func checkExtension(_ number: Int32) -> Int {
-        max(0, system.ioctl(descriptor.number, CGMEM_KVM_CHECK_EXTENSION, UInt(number)))
+        max(0, system.ioctl(descriptor, CGMEM_KVM_CHECK_EXTENSION, UInt(number)))
     }
 
     /// The types that `KVM_CAP_VM_TYPES` (Linux 6.8) lists; `default` where it lists none.
@@ -61,17 +67,22 @@ public final class KVMDevice: @unchecked Sendable {
 
     /// `KVM_CREATE_VM`. Throws `unsupported` for a type this kernel does not offer.
     public func createVirtualMachine(_ type: VMType = .default) throws(GuestMemoryError) -> VirtualMachine {
-        var result = Errno.interrupted.result
-        // Starting the first VM may be interrupted by a signal while KVM enables the processors.
-        while result == Errno.interrupted.result {
-            result = system.ioctl(descriptor.number, CGMEM_KVM_CREATE_VM, UInt(type.rawValue))
+        var result = LinuxErrno.interrupted.result
+        // Registering with the process's memory takes every mapping's lock, and a signal interrupts that.
+        // With many mappings and a fast timer it would never come through, so there is an end to trying.
+        var tries = 0
+        while result == LinuxErrno.interrupted.result, tries < 100 {
+            result = system.ioctl(descriptor, CGMEM_KVM_CREATE_VM, UInt(type.rawValue))
+            tries += 1
         }
-        if let errno = Errno(result: result) {
+        if let errno = LinuxErrno(result: result) {
             throw GuestMemoryError(
                 errno == .invalid ? .unsupported : .systemCall, "ioctl(KVM_CREATE_VM, \(type))", errno,
                 errno == .invalid
-                    ? "this kernel has no \(type) VMs: KVM_CAP_VM_TYPES lists what it has"
-                    : "no virtual machine could be created")
+                    ? "this kernel has no \(type) VMs, but \(vmTypes.map { "\($0)" }.joined(separator: ", "))"
+                    : errno == .interrupted
+                        ? "signals interrupted it \(tries) times: block them for the call"
+                        : "no virtual machine could be created: out of descriptors or memory?")
         }
         return VirtualMachine(
             owning: OwnedDescriptor(taking: Int32(result), from: system), type: type, on: system)

@@ -18,7 +18,14 @@ public struct VMType: RawRepresentable, Equatable, Sendable {
 
     /// Whether a page's bytes are the same after a conversion. With SNP and TDX the hardware encrypts
     /// under another key, and what was there is gone.
-    public var contentsSurviveConversion: Bool { self != .snp && self != .tdx }
+    ///
+    /// Of types this library does not know nothing is assumed.
+    public var contentsSurviveConversion: Bool {
+        switch self {
+        case .default, .softwareProtected, .sev, .sevES: true
+        default: false
+        }
+    }
 }
 
 extension VMType: CustomStringConvertible {

@@ -21,9 +21,12 @@ public final class VirtualMachine: @unchecked Sendable {
 
     /// Borrows a VMM's VM. The descriptor is copied (`F_DUPFD_CLOEXEC`), so the VMM may close its own.
     ///
+    /// - Parameter type: what the VMM passed to `KVM_CREATE_VM`. KVM cannot be asked, and on it depends
+    ///   whether contents survive a conversion.
+    ///
     /// Throws `badDescriptor` for a descriptor that is closed or not a KVM virtual machine.
     public init(
-        borrowing descriptor: Int32, type: VMType = .default,
+        borrowing descriptor: Int32, type: VMType,
         on system: any SystemCalls = LinuxSystemCalls.shared
     ) throws(GuestMemoryError) {
         self.owned = try OwnedDescriptor(copying: descriptor, from: system)
@@ -35,7 +38,7 @@ public final class VirtualMachine: @unchecked Sendable {
         let version = system.ioctl(owned.number, CGMEM_KVM_GET_API_VERSION, 0)
         if answer < 0 || version >= 0 {
             throw GuestMemoryError(
-                .badDescriptor, "ioctl(KVM_CHECK_EXTENSION)", Errno(result: answer),
+                .badDescriptor, "ioctl(KVM_CHECK_EXTENSION)", LinuxErrno(result: answer),
                 "descriptor \(descriptor) is "
                     + (version >= 0 ? "/dev/kvm itself" : "not a KVM virtual machine")
                     + ": pass what KVM_CREATE_VM returned")

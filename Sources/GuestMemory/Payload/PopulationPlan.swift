@@ -100,7 +100,7 @@ final class PayloadFile: Sendable {
     init(_ path: String, on system: any SystemCalls) throws(GuestMemoryError) {
         // SAFETY: the C string lives for the call.
         let result = unsafe path.withCString { unsafe system.open($0, CGMEM_O_RDONLY | CGMEM_O_CLOEXEC) }
-        if let errno = Errno(result: result) {
+        if let errno = LinuxErrno(result: result) {
             let code: GuestMemoryError.Code =
                 switch errno {
                 case .noSuchFile: .notFound
@@ -122,7 +122,7 @@ final class PayloadFile: Sendable {
         var status = cgmem_stat()
         // SAFETY: the structure lives for the call.
         let result = unsafe system.fstat(descriptor, &status)
-        if let errno = Errno(result: result) {
+        if let errno = LinuxErrno(result: result) {
             throw GuestMemoryError(.badDescriptor, "fstat(\(name))", errno, "pass an open regular file")
         }
         if status.mode & CGMEM_S_IFMT != CGMEM_S_IFREG {

@@ -9,12 +9,19 @@ struct SegmentWriter: Sendable {
         var host: UInt
         var file: Int32
         var fileOffset: UInt64
+
+        /// `count` bytes of it, from `skip` on.
+        func part(_ skip: Int, _ count: Int) -> Piece {
+            Piece(
+                segment: segment.part(UInt64(skip), UInt64(count)), host: host + UInt(skip), file: file,
+                fileOffset: fileOffset + UInt64(skip))
+        }
     }
 
     let system: any SystemCalls
-    /// Leave pages alone that would get nothing but zeros: they are unallocated, and read as zeros.
-    let skipsZeroPages: Bool
-    /// Compare everything with its source after it was written.
+    /// Whether whole pages of zeros become holes instead of being written.
+    let punchesZeros: Bool
+    /// Compare what was written with its source.
     let verifies: Bool
 
     private var pageSize: Int { system.pageSize }
@@ -33,16 +40,14 @@ struct SegmentWriter: Sendable {
         while done < count {
             // Steps end where the memory's own steps do, so that pages are not cut.
             let length = min(count - done, Self.stepSize - Int(piece.host + UInt(done)) % Self.stepSize)
-            try step(piece.segment.part(UInt64(done), UInt64(length)), piece.host + UInt(done), length)
+            try step(piece.part(done, length), length)
             done += length
         }
     }
 
     private func fillsEveryPage(_ segment: PayloadSegment) -> Bool {
-        switch segment.source {
-        case .file: true
-        case .memory, .zeros: !skipsZeroPages
-        }
+        if case .memory = segment.source { return !punchesZeros }
+        return true
     }
 
     /// Memory for the whole piece in one call: a third of what the faults would cost goes away with it.
@@ -54,75 +59,88 @@ struct SegmentWriter: Sendable {
             system.fallocate(piece.file, CGMEM_FALLOC_FL_KEEP_SIZE, Int64(start), Int64(length))
         }
         // Any other answer is left to the faults, which need no fallocate.
-        if result == Errno.noMemory.result {
+        if result == LinuxErrno.noMemory.result {
             throw GuestMemoryError(
                 .noMemory, "fallocate(KEEP_SIZE)", .noMemory, range: piece.segment.range,
                 "no memory is left for the guest")
         }
     }
 
-    private func step(_ segment: PayloadSegment, _ host: UInt, _ count: Int) throws(GuestMemoryError) {
-        switch segment.source {
+    private func step(_ piece: Piece, _ count: Int) throws(GuestMemoryError) {
+        switch piece.segment.source {
+        case .memory(let source) where punchesZeros:
+            try copySparsely(source, piece, count)
         case .memory(let source):
-            if skipsZeroPages {
-                try copySparsely(source, host, count, segment.range.address)
-            } else {
-                try copy(source, host, count, segment.range.address)
-            }
+            try copy(source, piece, count)
         case .file(let descriptor, let offset):
-            try fault(host, count, segment.range.address)
-            try read(descriptor, offset, host, count, segment.range)
+            try fault(piece, count)
+            try read(descriptor, offset, piece.host, count, piece.segment.range)
+            if verifies { try verify(piece, count) }
         case .zeros:
-            if !skipsZeroPages {
-                try fault(host, count, segment.range.address)
-                // SAFETY: just mapped, and kept shared by the caller's lease.
-                unsafe cgmem_zero(pointer(host), count)
-            }
+            try zero(piece, count)
         }
-        if verifies { try verify(segment, host, count) }
     }
 
     /// Maps the pages for writing, all in one call: a fault each would cost more than the copy. It is also
     /// what turns "no memory" into an answer instead of a signal.
-    private func fault(_ host: UInt, _ count: Int, _ address: UInt64) throws(GuestMemoryError) {
+    private func fault(_ piece: Piece, _ count: Int) throws(GuestMemoryError) {
         let mask = UInt(pageSize - 1)
-        let start = host & ~mask
-        let length = Int((host + UInt(count) + mask) & ~mask - start)
+        let start = piece.host & ~mask
+        let length = Int((piece.host + UInt(count) + mask) & ~mask - start)
         let result = repeatingInterrupted { system.madvise(start, length, CGMEM_MADV_POPULATE_WRITE) }
-        if let errno = Errno(result: result) {
+        if let errno = LinuxErrno(result: result) {
             throw GuestMemoryError(
                 errno == .noMemory ? .noMemory : .systemCall, "madvise(MADV_POPULATE_WRITE)", errno,
-                range: GuestRange(address: address, size: UInt64(count)),
+                range: piece.segment.range,
                 errno == .noMemory ? "no memory is left for the guest" : "the guest's memory could not be mapped")
         }
     }
 
-    private func copy(_ source: UInt, _ host: UInt, _ count: Int, _ address: UInt64) throws(GuestMemoryError) {
-        try fault(host, count, address)
+    private func copy(_ source: UInt, _ piece: Piece, _ count: Int) throws(GuestMemoryError) {
+        try fault(piece, count)
         // SAFETY: the source is the caller's word, the target was just mapped and is kept shared.
-        unsafe cgmem_copy(pointer(host), pointer(source), count)
+        unsafe cgmem_copy(pointer(piece.host), pointer(source), count)
+        if verifies { try verify(piece, count) }
     }
 
-    /// Copies runs of pages that hold anything but zeros.
-    private func copySparsely(
-        _ source: UInt, _ host: UInt, _ count: Int, _ address: UInt64
-    ) throws(GuestMemoryError) {
-        var at = 0
+    private func zero(_ piece: Piece, _ count: Int) throws(GuestMemoryError) {
+        try fault(piece, count)
+        // SAFETY: just mapped, and kept shared by the caller's lease.
+        unsafe cgmem_zero(pointer(piece.host), count)
+        if verifies { try verify(piece, count) }
+    }
+
+    /// Copies runs of pages that hold anything but zeros, and makes holes of the others.
+    private func copySparsely(_ source: UInt, _ piece: Piece, _ count: Int) throws(GuestMemoryError) {
         var runStart = 0
+        var runIsZero = false
+        var at = 0
         while at < count {
-            let length = min(count - at, pageSize - Int(host + UInt(at)) % pageSize)
-            if unsafe cgmem_is_zero(pointer(source + UInt(at)), length) {
-                if at > runStart {
-                    try copy(
-                        source + UInt(runStart), host + UInt(runStart), at - runStart, address + UInt64(runStart))
-                }
-                runStart = at + length
+            let length = min(count - at, pageSize - Int(piece.host + UInt(at)) % pageSize)
+            // SAFETY: the source is the caller's word.
+            let isZero = unsafe length == pageSize && cgmem_is_zero(pointer(source + UInt(at)), length)
+            if isZero != runIsZero {
+                try finishRun(source, piece, runStart, at, runIsZero)
+                (runStart, runIsZero) = (at, isZero)
             }
             at += length
         }
-        if at > runStart {
-            try copy(source + UInt(runStart), host + UInt(runStart), at - runStart, address + UInt64(runStart))
+        try finishRun(source, piece, runStart, count, runIsZero)
+    }
+
+    private func finishRun(
+        _ source: UInt, _ piece: Piece, _ start: Int, _ end: Int, _ isZero: Bool
+    ) throws(GuestMemoryError) {
+        if start == end { return }
+        let part = piece.part(start, end - start)
+        if !isZero { return try copy(source + UInt(start), part, end - start) }
+        let result = repeatingInterrupted {
+            system.fallocate(
+                piece.file, CGMEM_FALLOC_FL_KEEP_SIZE | CGMEM_FALLOC_FL_PUNCH_HOLE, Int64(part.fileOffset),
+                Int64(end - start))
         }
+        // Where no hole can be made, zeros will do.
+        if result != 0 { try zero(part, end - start) }
     }
 
     /// Reads straight into place.
@@ -140,7 +158,7 @@ struct SegmentWriter: Sendable {
                     .shortSource, "pread(\(descriptor), \(hex(offset + UInt64(done))))", nil, range: range,
                     "the payload file ends here, \(count - done) bytes too early: it shrank while it was read")
             }
-            if let errno = Errno(result: result) {
+            if let errno = LinuxErrno(result: result) {
                 throw GuestMemoryError(
                     .systemCall, "pread(\(descriptor), \(hex(offset + UInt64(done))))", errno, range: range,
                     "the payload file cannot be read")
@@ -151,21 +169,21 @@ struct SegmentWriter: Sendable {
 
     // MARK: Verification
 
-    private func verify(_ segment: PayloadSegment, _ host: UInt, _ count: Int) throws(GuestMemoryError) {
+    private func verify(_ piece: Piece, _ count: Int) throws(GuestMemoryError) {
         let isSame: Bool
-        switch segment.source {
+        switch piece.segment.source {
         case .memory(let source):
-            isSame = unsafe !cgmem_differs(pointer(host), pointer(source), count)
+            isSame = unsafe !cgmem_differs(pointer(piece.host), pointer(source), count)
         case .zeros:
-            isSame = unsafe cgmem_is_zero(pointer(host), count)
+            isSame = unsafe cgmem_is_zero(pointer(piece.host), count)
         case .file(let descriptor, let offset):
             let copy = PayloadBytes(count: count)
-            try read(descriptor, offset, copy.address, count, segment.range)
-            isSame = unsafe !cgmem_differs(pointer(host), pointer(copy.address), count)
+            try read(descriptor, offset, copy.address, count, piece.segment.range)
+            isSame = unsafe !cgmem_differs(pointer(piece.host), pointer(copy.address), count)
         }
         if !isSame {
             throw GuestMemoryError(
-                .verifyFailed, "populate", .io, range: segment.range,
+                .verifyFailed, "populate", .io, range: piece.segment.range,
                 "what is in the guest's memory differs from its source: somebody else writes to one of them")
         }
     }

@@ -6,7 +6,6 @@ final class WorkerTeam: @unchecked Sendable {
     private let work: @Sendable (Int) throws(GuestMemoryError) -> Void
     private let lock = Lock()
     private var next = 0
-    private var done = 0
     private var failure: GuestMemoryError?
 
     /// `count` pieces of work, numbered from 0.
@@ -16,9 +15,9 @@ final class WorkerTeam: @unchecked Sendable {
     }
 
     /// Does all of the work on `threads` threads, the calling one among them, and returns when every one
-    /// of them has stopped. `afterEach` is called on the calling thread, outside every lock, with how many
-    /// pieces are done; it stops the team by throwing.
-    func run(threads: Int, afterEach: (Int) throws(GuestMemoryError) -> Void) throws(GuestMemoryError) {
+    /// of them has stopped. `afterEach` is called on the calling thread, outside every lock, after each of
+    /// its pieces and at the end; it stops the team by throwing.
+    func run(threads: Int, afterEach: () throws(GuestMemoryError) -> Void) throws(GuestMemoryError) {
         let helpers = max(0, min(threads, count) - 1)
         // SAFETY: the structures stay where they are until every thread is joined, and so does self.
         let handles = UnsafeMutablePointer<cgmem_thread>.allocate(capacity: max(1, helpers))
@@ -38,12 +37,12 @@ final class WorkerTeam: @unchecked Sendable {
         for index in 0..<started { unsafe cgmem_thread_join(handles + index) }
         if let failure { throw failure }
         // The others may have finished after the calling thread's last piece.
-        try afterEach(done)
+        try afterEach()
     }
 
-    private func takeWork() { takeWork { (_) throws(GuestMemoryError) in } }
+    private func takeWork() { takeWork { () throws(GuestMemoryError) in } }
 
-    private func takeWork(afterEach: (Int) throws(GuestMemoryError) -> Void) {
+    private func takeWork(afterEach: () throws(GuestMemoryError) -> Void) {
         while true {
             let piece: Int? = lock.withLock {
                 if failure != nil || next >= count { return nil }
@@ -53,15 +52,20 @@ final class WorkerTeam: @unchecked Sendable {
             guard let piece else { return }
             do throws(GuestMemoryError) {
                 try work(piece)
-                let soFar = lock.withLock {
-                    done += 1
-                    return done
-                }
-                try afterEach(soFar)
+                try afterEach()
             } catch {
                 lock.withLock { if failure == nil { failure = error } }
                 return
             }
         }
     }
+}
+
+/// Bytes done so far, counted by all of a team's threads.
+final class ProgressCounter: Sendable {
+    private let bytes = Cell(UInt64(0))
+
+    // SAFETY: the cell lives as long as we do, and both are atomic.
+    func add(_ count: UInt64) { _ = unsafe cgmem_fetch_add64(bytes.address, count) }
+    var value: UInt64 { unsafe cgmem_fetch_add64(bytes.address, 0) }
 }

@@ -11,3 +11,17 @@ public enum ConversionOutcome: Sendable, Equatable {
     /// Undoing failed, these runs are in the wanted state. No more conversions; shut the guest down.
     case poisoned([GuestRange])
 }
+
+extension ConversionOutcome: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .converted(let pages): "converted \(pages) pages"
+        case .unchanged: "unchanged"
+        case .failed: "nothing changed"
+        case .partial(let runs): "partial: \(Self.list(runs))"
+        case .poisoned(let runs): "poisoned: \(Self.list(runs))"
+        }
+    }
+
+    private static func list(_ runs: [GuestRange]) -> String { runs.map { "\($0)" }.joined(separator: ", ") }
+}

@@ -22,6 +22,17 @@ public struct GuestRange: BitwiseCopyable, Equatable, Sendable {
         let (end, overflow) = address.addingReportingOverflow(size)
         return overflow ? nil : end
     }
+
+    /// The whole pages (or other units, a power of two in bytes) that hold the range; nil where those wrap.
+    public func roundedOut(to unit: UInt64) -> GuestRange? {
+        guard let end, case let (last, overflow) = end.addingReportingOverflow(unit - 1), !overflow else { return nil }
+        return GuestRange(address & ~(unit - 1)..<max(last & ~(unit - 1), address & ~(unit - 1)))
+    }
+
+    /// Whether two ranges that do not wrap have bytes in common.
+    func overlaps(_ other: GuestRange) -> Bool {
+        address < other.address &+ other.size && other.address < address &+ size
+    }
 }
 
 extension GuestRange: CustomStringConvertible {

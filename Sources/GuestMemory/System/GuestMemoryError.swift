@@ -51,17 +51,17 @@ public struct GuestMemoryError: Error, Sendable {
     public var code: Code
     /// The call that failed or would have been made, e.g. `KVM_CREATE_GUEST_MEMFD`.
     public var operation: String
-    /// What the kernel answered, nil where it was not asked.
-    public var errno: Errno?
+    /// What the kernel answered; where it was not asked, what it would be in a call of its kind.
+    public var errno: LinuxErrno?
     /// The guest-physical bytes concerned, where known.
     public var range: GuestRange?
     /// What happened and what to do, in a sentence.
     public var message: String
-    /// What state a failed conversion left, nil for errors of other operations.
+    /// What state a failed conversion left (of `populate`: what is still shared); nil where none began.
     public var outcome: ConversionOutcome?
 
-    package init(
-        _ code: Code, _ operation: String, _ errno: Errno? = nil, range: GuestRange? = nil,
+    public init(
+        _ code: Code, _ operation: String, _ errno: LinuxErrno? = nil, range: GuestRange? = nil,
         _ message: String
     ) {
         self.code = code
@@ -78,7 +78,9 @@ extension GuestMemoryError: CustomStringConvertible {
         if let errno { text += ": \(errno)" }
         text += ": \(message)"
         if let range { text += " [\(range)]" }
-        return text
+        text += " (\(code)"
+        if let outcome { text += ", \(outcome)" }
+        return text + ")"
     }
 }
 

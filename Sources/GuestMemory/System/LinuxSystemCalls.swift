@@ -39,6 +39,10 @@ public final class LinuxSystemCalls: SystemCalls {
         cgmem_mmap(address, length, protection, flags, descriptor, offset)
     }
     public func munmap(_ address: UInt, _ length: Int) -> Int { cgmem_munmap(address, length) }
+    public func mprotect(_ address: UInt, _ length: Int, _ protection: Int32) -> Int {
+        cgmem_mprotect(address, length, protection)
+    }
+    public func munlock(_ address: UInt, _ length: Int) -> Int { cgmem_munlock(address, length) }
     public func madvise(_ address: UInt, _ length: Int, _ advice: Int32) -> Int {
         cgmem_madvise(address, length, advice)
     }

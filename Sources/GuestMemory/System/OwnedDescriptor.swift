@@ -16,7 +16,7 @@ package struct OwnedDescriptor: ~Copyable {
     /// A close-on-exec copy of a descriptor that stays the caller's.
     package init(copying borrowed: Int32, from system: any SystemCalls) throws(GuestMemoryError) {
         let result = system.dup(borrowed)
-        if let errno = Errno(result: result) {
+        if let errno = LinuxErrno(result: result) {
             throw GuestMemoryError(
                 .badDescriptor, "fcntl(F_DUPFD_CLOEXEC)", errno,
                 "descriptor \(borrowed) could not be copied: pass an open descriptor")

@@ -33,6 +33,10 @@ class ForwardingKernel: SystemCalls, @unchecked Sendable {
         _ address: UInt, _ length: Int, _ protection: Int32, _ flags: Int32, _ descriptor: Int32, _ offset: Int64
     ) -> Int { next.mmap(address, length, protection, flags, descriptor, offset) }
     func munmap(_ address: UInt, _ length: Int) -> Int { next.munmap(address, length) }
+    func mprotect(_ address: UInt, _ length: Int, _ protection: Int32) -> Int {
+        next.mprotect(address, length, protection)
+    }
+    func munlock(_ address: UInt, _ length: Int) -> Int { next.munlock(address, length) }
     func madvise(_ address: UInt, _ length: Int, _ advice: Int32) -> Int { next.madvise(address, length, advice) }
     func random(_ buffer: UnsafeMutableRawPointer, _ count: Int) -> Int { unsafe next.random(buffer, count) }
     func now() -> UInt64 { next.now() }

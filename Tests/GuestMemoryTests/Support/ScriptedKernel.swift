@@ -30,7 +30,7 @@ final class ScriptedKernel: ForwardingKernel, @unchecked Sendable {
     override func ioctl(_ descriptor: Int32, _ request: UInt32, _ argument: UInt) -> Int {
         guard request == CGMEM_KVM_SET_MEMORY_ATTRIBUTES2,
             let call = unsafe UnsafeMutablePointer<cgmem_kvm_memory_attributes2>(bitPattern: argument)
-        else { return Errno.notTTY.result }
+        else { return LinuxErrno.notTTY.result }
         unsafe conversions.append(
             Conversion(
                 offset: call.pointee.offset, size: call.pointee.size, toPrivate: call.pointee.attributes == 8,
@@ -44,7 +44,7 @@ final class ScriptedKernel: ForwardingKernel, @unchecked Sendable {
             let (start, end) = unsafe (call.pointee.offset, call.pointee.offset + call.pointee.size)
             if let page = held.sorted().first(where: { start <= $0 && $0 < end }) {
                 unsafe call.pointee.error_offset = page
-                return Errno.again.result
+                return LinuxErrno.again.result
             }
         }
         return 0
@@ -66,6 +66,6 @@ final class ScriptedKernel: ForwardingKernel, @unchecked Sendable {
 
     override func wait(_ word: UnsafeMutablePointer<UInt32>, _ expected: UInt32, _ deadline: UInt64) -> Int {
         time = max(time, deadline)
-        return Errno.timedOut.result
+        return LinuxErrno.timedOut.result
     }
 }

@@ -13,7 +13,7 @@ enum TestKernel: String, CaseIterable, CustomTestStringConvertible, Sendable {
     var testDescription: String { rawValue }
 
     /// The level that memory gets on it.
-    var level: Level {
+    var level: PrivacyLevel {
         switch self {
         case .emulated1, .emulated2b: .emulated
         case .process: .process
@@ -33,11 +33,11 @@ enum TestKernel: String, CaseIterable, CustomTestStringConvertible, Sendable {
         }
     }
 
-    private static func real(_ level: Level) throws -> VirtualMachine {
+    private static func real(_ level: PrivacyLevel) throws -> VirtualMachine {
         let device = try KVMDevice.open()
         for type in [VMType.softwareProtected, .default] where device.vmTypes.contains(type) {
             let vm = try device.createVirtualMachine(type)
-            if Capabilities.detect(vm).level == level { return vm }
+            if try MemoryCapabilities.detect(vm).level == level { return vm }
         }
         throw GuestMemoryError(.unsupported, "TestKernel", nil, "no VM here has level \(level)")
     }

@@ -1,5 +1,5 @@
 /// What a guest's memory is and what was done to it.
-public struct Statistics: Sendable {
+public struct MemoryStatistics: Sendable {
     /// Sums since creation.
     public struct Counters: Sendable {
         /// Conversions that changed something, and the pages they changed.
@@ -35,10 +35,11 @@ public struct Statistics: Sendable {
 }
 
 extension GuestMemory {
-    /// A snapshot. Constant time per region, where a region has its file to itself.
-    public var statistics: Statistics {
-        claims.lock.withLock {
-            var result = Statistics()
+    /// A snapshot; all zero in a forked child. Constant time per region, where a region has its file to itself.
+    public var statistics: MemoryStatistics {
+        if isForked { return MemoryStatistics() }
+        return claims.lock.withLock {
+            var result = MemoryStatistics()
             result.counters = shared.value.counters
             result.leases = claims.accessCount
             for region in regions {

@@ -4,7 +4,7 @@ import CGmem
 ///
 /// No decision rests on a capability number or a kernel version: numbers moved five times and collide
 /// across architectures. They are asked, and stand in the report beside what the kernel then did.
-public struct Capabilities: Sendable {
+public struct MemoryCapabilities: Sendable {
     /// One thing asked and what came back.
     public struct Finding: Sendable {
         /// A stable name, e.g. `gmem.convert.2b`.
@@ -32,7 +32,7 @@ public struct Capabilities: Sendable {
     /// Whether an emulated kernel answered.
     public internal(set) var isEmulated: Bool
     /// Dialects that really converted a page and back, the preferred one first.
-    public internal(set) var usableDialects: [Dialect] = []
+    public internal(set) var usableDialects: [ConversionDialect] = []
     /// Whether files can be mapped (GUEST_MEMFD_FLAG_MMAP, Linux 6.18).
     public internal(set) var canMap = false
     /// The state of a new mappable file without bit 1, nil where files cannot be mapped.
@@ -44,7 +44,7 @@ public struct Capabilities: Sendable {
     public internal(set) var findings: [Finding] = []
 
     /// The strongest level that memory of this VM can have, nil where it cannot be had at all.
-    public var level: Level? {
+    public var level: PrivacyLevel? {
         if method == nil { return nil }
         if isEmulated { return .emulated }
         return inPlaceDialect == nil ? .process : .kernel
@@ -58,10 +58,11 @@ public struct Capabilities: Sendable {
     }
 
     /// The dialect for one backing in both states, which needs a file that can be mapped.
-    var inPlaceDialect: Dialect? { canMap ? usableDialects.first(where: \.isInPlace) : nil }
+    var inPlaceDialect: ConversionDialect? { canMap ? usableDialects.first(where: \.isInPlace) : nil }
 
-    /// The creation flags for a mappable file, and the state it then starts in.
-    func creationFlags(for wanted: Shareability) -> (flags: UInt64, state: Shareability) {
+    /// The `KVM_CREATE_GUEST_MEMFD` flags for a file that can be mapped, and the state it then starts in:
+    /// the one wanted, where this kernel offers both.
+    public func creationFlags(for wanted: Shareability) -> (flags: UInt64, state: Shareability) {
         let map = CGMEM_GUEST_MEMFD_FLAG_MMAP
         let bit1 = CGMEM_GUEST_MEMFD_FLAG_INIT_SHARED
         let plain = defaultState ?? .private
@@ -69,15 +70,17 @@ public struct Capabilities: Sendable {
         return (map | bit1, plain.opposite)
     }
 
-    /// Asks the VM's kernel. Costs some forty system calls and a page; leaves nothing behind.
-    public static func detect(_ vm: VirtualMachine) -> Capabilities {
+    /// Asks the VM's kernel. Costs some fifty system calls and a page or two; leaves nothing behind.
+    ///
+    /// Throws where it could not be asked, for want of descriptors, memory or permission: that is no answer.
+    public static func detect(_ vm: VirtualMachine) throws(GuestMemoryError) -> MemoryCapabilities {
         var probe = CapabilityProbe(vm)
-        probe.run()
+        try probe.run()
         return probe.report
     }
 }
 
-extension Capabilities: CustomStringConvertible {
+extension MemoryCapabilities: CustomStringConvertible {
     /// A table of everything asked and answered.
     public var description: String {
         var text = "\(vmType) VM\(isEmulated ? ", emulated kernel" : "")\n"

@@ -3,8 +3,8 @@ import CGmem
 /// One way a kernel offers to convert guest memory between shared and private.
 ///
 /// A dialect turns one conversion into one system call and says what its answers mean. Which dialect a
-/// kernel speaks is found by behaviour (`Capabilities`), never by version or capability number.
-public enum Dialect: UInt8, BitwiseCopyable, Equatable, Sendable, CaseIterable {
+/// kernel speaks is found by behaviour (`MemoryCapabilities`), never by version or capability number.
+public enum ConversionDialect: UInt8, BitwiseCopyable, Equatable, Sendable, CaseIterable {
     /// `KVM_SET_MEMORY_ATTRIBUTES2` on the guest_memfd: conversion series RFC v2 to v8, linux-next of
     /// September 2026. In no release up to Linux 7.3.
     case attributes2
@@ -51,11 +51,7 @@ public enum Dialect: UInt8, BitwiseCopyable, Equatable, Sendable, CaseIterable {
     }
 
     /// What the call answers to a size of 0 where it exists: dialect 1 does nothing, the others refuse.
-    var answerToSizeZero: Int { self == .convert ? 0 : Errno.invalid.result }
-
-    /// Whether ENOMEM can leave some pages converted: dialect 1 splits and merges folios, and its
-    /// rollback can itself run out of memory with only a kernel warning.
-    var noMemoryMayLeaveTraces: Bool { self == .convert }
+    var answerToSizeZero: Int { self == .convert ? 0 : LinuxErrno.invalid.result }
 
     /// Makes the call. `offset` counts bytes from the start of the guest_memfd, for `vmAttributes` from
     /// guest-physical 0; `descriptor` is the guest_memfd, for `vmAttributes` the VM.

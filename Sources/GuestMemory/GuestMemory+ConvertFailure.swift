@@ -11,16 +11,15 @@ extension GuestMemory {
                 let held = try request.loop.convertAround(
                     entry.run, to: request.wanted, by: region.converter
                 ) { page in
-                    BusyPlace(
-                        address: region.guestRange(PageRange(start: page, count: 1)).address,
-                        fileOffset: UInt64(page) << UInt64(region.converter.pageShift), leases: [])
+                    self.busyPlace(region.guestRange(PageRange(start: page, count: 1)).address, leases: [])
                 }
                 commit(&request, entry.run.without(held), in: entry.region)
                 request.heldPages += held.map { region.guestRange($0) }
                 return
             } catch {
+                // Where the failed call may have left traces, its span alone is put back.
                 commit(&request, entry.run.without(error.unconverted), in: entry.region)
-                try settle(&request, error.reason, entry)
+                try settle(&request, error.reason, .init(region: entry.region, run: error.span))
             }
         }
         try settle(&request, failure, entry)
@@ -39,7 +38,6 @@ extension GuestMemory {
         claims.lock.withLock {
             for run in runs {
                 regions[region].ledger.set(run, to: request.wanted)
-                if request.wanted == .shared { regions[region].isPristine = false }
                 request.pages += UInt64(run.count)
                 request.journal.append(.init(region: region, run: run))
             }
@@ -52,9 +50,7 @@ extension GuestMemory {
         _ request: inout ConversionRequest, _ failure: RetryLoop.Failure, _ entry: RunJournal.Entry
     ) throws(GuestMemoryError) -> Never {
         let region = regions[entry.region]
-        if case .noMemory = failure, method.dialect?.noMemoryMayLeaveTraces == true {
-            commit(&request, converted(in: entry.run, of: region, to: request.wanted), in: entry.region)
-        }
+        let isClean = wipeTraces(request, entry.run, in: region)
         var error = failure.described(
             "\(method.call(to: request.wanted))", failure.range(in: region, entry.run),
             elapsed: request.loop.elapsed, holders: failure.holders(in: region, claims))
@@ -65,7 +61,9 @@ extension GuestMemory {
             case .keep: false
             case .byVMType: virtualMachine.type.contentsSurviveConversion
             }
-        if request.journal.count == 0 {
+        if !isClean {
+            error.outcome = .poisoned(guestRanges(request.journal) + [region.guestRange(entry.run)])
+        } else if request.journal.count == 0 {
             error.outcome = .failed
         } else if request.heldPages.isEmpty, undo {
             error.outcome = undoAll(&request)
@@ -83,23 +81,14 @@ extension GuestMemory {
         throw error
     }
 
-    /// Converts everything in the journal back, the latest first.
+    /// Converts everything in the journal back, the latest first. Nobody has begun to touch the pages
+    /// meanwhile: accesses wait for the claim.
     private func undoAll(_ request: inout ConversionRequest) -> ConversionOutcome {
-        // Hooks are for getting the pages the caller wants; the way back takes only time.
-        var policy = request.policy
-        policy.onBusy = nil
-        policy.onNoMemory = nil
-        policy.isCancelled = nil
-        var loop = RetryLoop(policy, on: system)
         var index = request.journal.count
         while index > 0 {
             let entry = request.journal[index - 1]
             let region = regions[entry.region]
-            do throws(RetryLoop.Failure) {
-                try loop.convert(entry.run, to: request.wanted.opposite, by: region.converter) { _ in
-                    BusyPlace(address: 0, fileOffset: 0, leases: [])
-                }
-            } catch {
+            if !convertBack(entry.run, in: region, request) {
                 return .poisoned(guestRanges(request.journal, count: index))
             }
             claims.lock.withLock {
@@ -111,19 +100,29 @@ extension GuestMemory {
         return .failed
     }
 
-    /// The runs of `run` that the kernel has in state `wanted` already, page by page: after ENOMEM in
-    /// dialect 1, whose rollback can fail silently. Allocates the pages it asks about.
-    private func converted(in run: PageRange, of region: Region, to wanted: Shareability) -> [PageRange] {
-        var runs: [PageRange] = []
-        for page in run.start..<run.end {
-            guard files[region.fileIndex].probe(page: page) == wanted else { continue }
-            if let last = runs.last, last.end == page {
-                runs[runs.count - 1].count += 1
-            } else {
-                runs.append(PageRange(start: page, count: 1))
+    /// After a failure that may have changed some of a run: all of it back to what the ledger says. Pages
+    /// that never changed cost nothing. Returns whether that worked.
+    private func wipeTraces(_ request: ConversionRequest, _ run: PageRange, in region: Region) -> Bool {
+        if !region.converter.mayLeaveTraces(afterNoMemory: request.loop.counts.noMemory > 0) { return true }
+        return convertBack(run, in: region, request)
+    }
+
+    /// Converts a run to what the request does not want, with its policy but without its hooks: those are
+    /// for getting the pages that the caller does want.
+    private func convertBack(_ run: PageRange, in region: Region, _ request: ConversionRequest) -> Bool {
+        var policy = request.policy
+        policy.onBusy = nil
+        policy.onNoMemory = nil
+        policy.isCancelled = nil
+        var loop = RetryLoop(policy, on: system)
+        do throws(RetryLoop.Failure) {
+            try loop.convert(run, to: request.wanted.opposite, by: region.converter) { _ in
+                ConversionPolicy.Busy(address: 0, fileOffset: 0, leases: [])
             }
+            return true
+        } catch {
+            return false
         }
-        return runs
     }
 
     /// The first `count` entries of a journal (all, by default) in guest-physical order, merged.

@@ -12,7 +12,9 @@ extension RetryLoop.Failure {
             text += byHook ? "; its owner said to give up" : "; waited \(elapsed / 1_000_000) ms"
             return GuestMemoryError(.held, call, .again, range: range, text + ". Let it go and convert again")
         case .cancelled:
-            return GuestMemoryError(.cancelled, call, .interrupted, range: range, "cancelled while waiting")
+            return GuestMemoryError(
+                .cancelled, call, .canceled, range: range,
+                "cancelled while waiting for whoever holds the page")
         case .noMemory:
             return GuestMemoryError(
                 .noMemory, call, .noMemory, range: range,

@@ -1,39 +1,40 @@
 /// An error number of the kernel, as the positive value of `errno`.
 ///
 /// An own type, because Embedded Swift has no Glibc to import; `CGmem/layout.c` pins the numbers.
-public struct Errno: RawRepresentable, Equatable, Sendable {
+public struct LinuxErrno: RawRepresentable, Equatable, Sendable {
     public var rawValue: Int32
 
     public init(rawValue: Int32) { self.rawValue = rawValue }
     init(_ rawValue: Int32) { self.rawValue = rawValue }
 
-    public static let notPermitted = Errno(1)
-    public static let noSuchFile = Errno(2)
-    public static let interrupted = Errno(4)
-    public static let io = Errno(5)
-    public static let noSuchDeviceOrAddress = Errno(6)
-    public static let badFileDescriptor = Errno(9)
-    public static let again = Errno(11)
-    public static let noMemory = Errno(12)
-    public static let permissionDenied = Errno(13)
-    public static let badAddress = Errno(14)
-    public static let busy = Errno(16)
-    public static let exists = Errno(17)
-    public static let noDevice = Errno(19)
-    public static let invalid = Errno(22)
-    public static let tooManyOpenFiles = Errno(24)
-    public static let notTTY = Errno(25)
-    public static let fileTooBig = Errno(27)
-    public static let noSpace = Errno(28)
-    public static let illegalSeek = Errno(29)
-    public static let deadlock = Errno(35)
-    public static let notImplemented = Errno(38)
-    public static let noData = Errno(61)
-    public static let overflow = Errno(75)
-    public static let notSupported = Errno(95)
-    public static let timedOut = Errno(110)
-    public static let canceled = Errno(125)
-    public static let hardwarePoison = Errno(133)
+    public static let notPermitted = LinuxErrno(1)
+    public static let noSuchFile = LinuxErrno(2)
+    public static let interrupted = LinuxErrno(4)
+    public static let io = LinuxErrno(5)
+    public static let noSuchDeviceOrAddress = LinuxErrno(6)
+    public static let badFileDescriptor = LinuxErrno(9)
+    public static let again = LinuxErrno(11)
+    public static let noMemory = LinuxErrno(12)
+    public static let permissionDenied = LinuxErrno(13)
+    public static let badAddress = LinuxErrno(14)
+    public static let busy = LinuxErrno(16)
+    public static let exists = LinuxErrno(17)
+    public static let noDevice = LinuxErrno(19)
+    public static let invalid = LinuxErrno(22)
+    public static let fileTableFull = LinuxErrno(23)
+    public static let tooManyOpenFiles = LinuxErrno(24)
+    public static let notTTY = LinuxErrno(25)
+    public static let fileTooBig = LinuxErrno(27)
+    public static let noSpace = LinuxErrno(28)
+    public static let illegalSeek = LinuxErrno(29)
+    public static let deadlock = LinuxErrno(35)
+    public static let notImplemented = LinuxErrno(38)
+    public static let noData = LinuxErrno(61)
+    public static let overflow = LinuxErrno(75)
+    public static let notSupported = LinuxErrno(95)
+    public static let timedOut = LinuxErrno(110)
+    public static let canceled = LinuxErrno(125)
+    public static let hardwarePoison = LinuxErrno(133)
 
     /// The error in a system call's answer, nil when it succeeded.
     @inlinable
@@ -46,7 +47,7 @@ public struct Errno: RawRepresentable, Equatable, Sendable {
     package var result: Int { -Int(rawValue) }
 }
 
-extension Errno: CustomStringConvertible {
+extension LinuxErrno: CustomStringConvertible {
     /// The symbolic name, e.g. `EAGAIN`.
     public var description: String {
         switch rawValue {
@@ -65,6 +66,7 @@ extension Errno: CustomStringConvertible {
         case 17: "EEXIST"
         case 19: "ENODEV"
         case 22: "EINVAL"
+        case 23: "ENFILE"
         case 24: "EMFILE"
         case 25: "ENOTTY"
         case 27: "EFBIG"
