@@ -80,6 +80,40 @@ final class Reporter {
         record(name, unit: "ns", samples: samples, target: target)
     }
 
+    /// One way of doing some work: the name of its row, its target, and `work`, which does all of a round's
+    /// operations.
+    struct Contender {
+        let name: String
+        var target: Target?
+        let work: () -> Void
+
+        init(_ name: String, target: Target? = nil, _ work: @escaping () -> Void) {
+            self.name = name
+            self.target = target
+            self.work = work
+        }
+    }
+
+    /// Nanoseconds per operation of the same work done in several ways, which take turns in every round: what
+    /// else the machine does meanwhile happens to all of them. A row each; who is not asked for, does not run.
+    func measureInTurns(operations: Int, rounds: Int = 9, _ contenders: [Contender]) {
+        let wanted = contenders.filter { wants($0.name) }
+        var samples = [[Double]](repeating: [], count: wanted.count)
+        for contender in wanted { contender.work() }
+        for _ in 0..<(quick ? min(rounds, 3) : rounds) {
+            for (index, contender) in wanted.enumerated() {
+                let start = cgmem_monotonic_now()
+                contender.work()
+                samples[index].append(Double(cgmem_monotonic_now() - start) / Double(operations))
+            }
+        }
+        for contender in contenders {
+            let index = wanted.firstIndex { $0.name == contender.name }
+            record(
+                contender.name, unit: "ns", samples: index.map { samples[$0] } ?? [], target: contender.target)
+        }
+    }
+
     /// Heap allocations per operation, of the whole process: nothing else may run meanwhile. `body` does
     /// `operations` of them, and runs once before it is counted, for what is made once and kept.
     func measureAllocations(

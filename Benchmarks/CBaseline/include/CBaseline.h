@@ -1,5 +1,5 @@
-// What the library's population is measured against: the same work by hand in C, and a count of this
-// process's heap allocations. README.md, one directory up, says which sequences lost to these.
+// What the library's population and its ledger are measured against: the same work by hand in C, and a count
+// of this process's heap allocations. README.md, one directory up, says which sequences lost to these.
 //
 // Nothing here recovers from an error: a function that cannot do its work says why and aborts, because a
 // baseline that skipped some work would be a fast one.
@@ -69,6 +69,32 @@ int cbaseline_verify(int fd, const struct cbaseline_sources *sources, enum cbase
 // Whether no page of [address, address + size) can be touched: asked of each page, by
 // MADV_POPULATE_READ. 1 or 0.
 int cbaseline_is_guarded(const void *address, size_t size);
+
+// A ledger of the same three arrays as the library's `ShareabilityMap`, all pages private to begin with.
+// Page and frame numbers are not checked. One call does a whole round of a benchmark, so that what is compared
+// is the work and not the way from Swift to C.
+struct cbaseline_ledger;
+// `page_size`: a power of two from 4 KiB to 32 KiB.
+struct cbaseline_ledger *cbaseline_ledger_create(size_t pages, size_t page_size);
+void cbaseline_ledger_destroy(struct cbaseline_ledger *ledger);
+// Page `pages[i]` becomes shared, or private where `shared[i]` is 0.
+void cbaseline_ledger_set(struct cbaseline_ledger *ledger, const size_t *pages, const uint8_t *shared,
+                          size_t count);
+// Asks for the state of each page and sets it to the opposite.
+void cbaseline_ledger_flip(struct cbaseline_ledger *ledger, const size_t *pages, size_t count);
+void cbaseline_ledger_set_all(struct cbaseline_ledger *ledger, int shared);
+// How many of the pages are shared.
+size_t cbaseline_ledger_query(const struct cbaseline_ledger *ledger, const size_t *pages, size_t count);
+// Each answer is part of the next question: page `pages[i]`, or one 4 GiB away after "shared". The last answer.
+size_t cbaseline_ledger_query_dependent(const struct cbaseline_ledger *ledger, const size_t *pages,
+                                        size_t count);
+// How many of the 2 MiB frames hold both states; of all of them in order.
+size_t cbaseline_ledger_mixed(const struct cbaseline_ledger *ledger, const size_t *frames, size_t count);
+size_t cbaseline_ledger_mixed_in_order(const struct cbaseline_ledger *ledger);
+// How many runs of shared pages there are.
+size_t cbaseline_ledger_runs(const struct cbaseline_ledger *ledger);
+// Creates a ledger, asks it for the state of two pages, and destroys it. How many are shared.
+size_t cbaseline_ledger_create_and_ask(size_t pages, size_t page_size, size_t first, size_t second);
 
 // Heap allocations (malloc, calloc, realloc, memalign and its family) of this process so far, all threads.
 // Works in an executable that links this target statically, as every target of this package is linked.

@@ -17,7 +17,7 @@ package struct FrameStatistics: BitwiseCopyable, Equatable, Sendable {
     /// Notes a new maximum. Once per change, so that what a change passes through on its way is not counted.
     @inline(__always)
     mutating func notePeaks() {
-        mixed2MPeak = max(mixed2MPeak, mixed2M)
-        mixed1GPeak = max(mixed1GPeak, mixed1G)
+        if mixed2M > mixed2MPeak { mixed2MPeak = mixed2M }
+        if mixed1G > mixed1GPeak { mixed1GPeak = mixed1G }
     }
 }

@@ -9,7 +9,7 @@ struct LedgerHeader: BitwiseCopyable {
     let frames2M: FlatTable<Frame2M>
     let words: FlatTable<UInt64>
     let pageSize: Int
-    let initially: Shareability
+    let isInitiallyShared: Bool
     /// Pages that differ from the initial state.
     var differing = 0
     var statistics = FrameStatistics()

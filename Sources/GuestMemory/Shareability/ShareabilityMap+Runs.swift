@@ -53,7 +53,7 @@ extension ShareabilityMap {
             let stop1G = min(end, end1G)
             while page < stop1G {
                 let index2M = page &>> shape.shift2M
-                let count2M = frames2M[index2M]
+                let count2M = frames2M[index2M].count
                 let end2M = (index2M &+ 1) &<< shape.shift2M
                 guard count2M.isMixed else {
                     if count2M.differs == differs { return (page, 0) }
@@ -108,7 +108,7 @@ extension ShareabilityMap {
         while page < end {
             let index2M = page &>> shape.shift2M
             let pages2M = shape.pages(inFrame2M: index2M)
-            let count2M = frames2M[index2M]
+            let count2M = frames2M[index2M].count
             let start2M = index2M &<< shape.shift2M
             let stop2M = min(end, start2M &+ pages2M)
             if page == start2M && stop2M == start2M &+ pages2M {

@@ -16,16 +16,14 @@ extension ShareabilityMap {
         check(page: page)
         let index2M = page &>> shape.shift2M
         let index1G = index2M &>> FrameShape.fanoutShift
+        // Branches where what comes is nearly always the same, arithmetic where it depends on the guest: a flip
+        // to and fro makes a frame mixed and uniform by turns.
         let old1G = frames1G[index1G]
-        if !old1G.count.isMixed {
-            if old1G.count.differs == differs { return }
-            if old1G.isStaleBelow { writeEntries(belowFrame1G: index1G, differs: !differs) }
-        }
-        let old2M = frames2M[index2M]
-        if !old2M.isMixed {
-            if old2M.differs == differs { return }
-            fillBits(ofFrame2M: index2M, with: !differs)
-        }
+        if old1G.count.isAll(differs) { return }
+        if old1G.count.isStale { writeEntries(belowFrame1G: index1G, differs: !differs) }
+        let old2M = frames2M[index2M].count
+        if old2M.isAll(differs) { return }
+        if old2M.isStale { fillBits(ofFrame2M: index2M, with: !differs) }
         let word = words[page &>> 6]
         let bit: UInt64 = 1 &<< UInt64(truncatingIfNeeded: page)
         if (word & bit != 0) == differs { return }
@@ -33,21 +31,18 @@ extension ShareabilityMap {
 
         let change = differs ? 1 : -1
         let pages2M = shape.pages(inFrame2M: index2M)
-        let new2M = Frame2M(old2M.count(of: pages2M) &+ change, of: pages2M)
-        frames2M[index2M] = new2M
+        let new2M = FrameCount(old2M.count(of: pages2M) &+ change, of: pages2M)
+        frames2M[index2M] = Frame2M(new2M)
+        let mixed2M = (new2M.isMixed ? 1 : 0) &- (old2M.isMixed ? 1 : 0)
         let pages1G = shape.pages(inFrame1G: index1G)
-        var new1G = Frame1G(
-            count: FrameCount(old1G.count.count(of: pages1G) &+ change, of: pages1G), mixed2M: old1G.mixed2M,
-            isStaleBelow: false)
-        differing &+= change
-        if new2M.isMixed != old2M.isMixed || new1G.count.isMixed != old1G.count.isMixed {
-            let mixed2M = (new2M.isMixed ? 1 : 0) - (old2M.isMixed ? 1 : 0)
-            new1G.mixed2M = UInt16(truncatingIfNeeded: Int(old1G.mixed2M) &+ mixed2M)
-            statistics.mixed2M &+= mixed2M
-            statistics.mixed1G &+= (new1G.count.isMixed ? 1 : 0) - (old1G.count.isMixed ? 1 : 0)
-            statistics.notePeaks()
-        }
+        let new1G = Frame1G(
+            count: FrameCount(old1G.count.count(of: pages1G) &+ change, of: pages1G),
+            mixed2M: UInt16(truncatingIfNeeded: Int(old1G.mixed2M) &+ mixed2M))
         frames1G[index1G] = new1G
+        differing &+= change
+        statistics.mixed2M &+= mixed2M
+        if new1G.count.isMixed != old1G.count.isMixed { statistics.mixed1G &+= new1G.count.isMixed ? 1 : -1 }
+        statistics.notePeaks()
     }
 
     private mutating func setRange(_ range: PageRange, differs: Bool) {
@@ -83,7 +78,7 @@ extension ShareabilityMap {
 
     @inline(__always)
     private mutating func setWhole1G(from start: Int, to end: Int, pages: Int, differs: Bool) {
-        let target = FrameCount<UInt32>(all: differs)
+        let target = FrameCount.stale(all: differs)
         // Sums in locals, so that the loop keeps them in registers.
         let table = frames1G
         var before = 0
@@ -96,8 +91,7 @@ extension ShareabilityMap {
             unmixed2M &+= Int(old.mixed2M)
             unmixed1G &+= old.count.isMixed ? 1 : 0
             // A frame that is in the state already keeps what is exact below it.
-            let isStale = old.isStaleBelow || old.count.isMixed || old.count.differs != differs
-            table[index] = Frame1G(count: target, mixed2M: 0, isStaleBelow: isStale)
+            table[index] = Frame1G(count: old.count.isAll(differs) ? old.count : target, mixed2M: 0)
             index &+= 1
         }
         differing &+= (differs ? pages &* (end &- start) : 0) &- before
@@ -108,10 +102,8 @@ extension ShareabilityMap {
     /// Part of a 1 GiB frame: whole 2 MiB frames by one store each, the rest by bits.
     private mutating func setPart(ofFrame1G index1G: Int, from start: Int, to end: Int, differs: Bool) {
         let old1G = frames1G[index1G]
-        if !old1G.count.isMixed {
-            if old1G.count.differs == differs { return }
-            if old1G.isStaleBelow { writeEntries(belowFrame1G: index1G, differs: !differs) }
-        }
+        if old1G.count.isAll(differs) { return }
+        if old1G.count.isStale { writeEntries(belowFrame1G: index1G, differs: !differs) }
 
         var change = FrameChange()
         var page = start
@@ -131,7 +123,7 @@ extension ShareabilityMap {
         let pages1G = shape.pages(inFrame1G: index1G)
         let new1G = Frame1G(
             count: FrameCount(old1G.count.count(of: pages1G) + change.differing, of: pages1G),
-            mixed2M: UInt16(Int(old1G.mixed2M) + change.mixed2M), isStaleBelow: false)
+            mixed2M: UInt16(Int(old1G.mixed2M) + change.mixed2M))
         frames1G[index1G] = new1G
         differing += change.differing
         statistics.mixed2M += change.mixed2M
@@ -151,16 +143,16 @@ extension ShareabilityMap {
     private func setWhole2M(
         from start: Int, to end: Int, pages: Int, differs: Bool, _ change: inout FrameChange
     ) {
-        let target = Frame2M(all: differs)
+        let target = FrameCount.stale(all: differs)
         let table = frames2M
         var before = 0
         var unmixed = 0
         var index = start
         while index < end {
-            let old = table[index]
+            let old = table[index].count
             before &+= old.count(of: pages)
             unmixed &+= old.isMixed ? 1 : 0
-            table[index] = target
+            table[index] = Frame2M(old.isAll(differs) ? old : target)
             index &+= 1
         }
         change.differing += (differs ? pages * (end - start) : 0) - before
@@ -171,11 +163,9 @@ extension ShareabilityMap {
     private func setPart(
         ofFrame2M index: Int, from start: Int, to end: Int, differs: Bool, _ change: inout FrameChange
     ) {
-        let old = frames2M[index]
-        if !old.isMixed {
-            if old.differs == differs { return }
-            fillBits(ofFrame2M: index, with: !differs)
-        }
+        let old = frames2M[index].count
+        if old.isAll(differs) { return }
+        if old.isStale { fillBits(ofFrame2M: index, with: !differs) }
         var changed = 0
         var page = start
         while page < end {
@@ -187,8 +177,8 @@ extension ShareabilityMap {
         }
         let delta = differs ? changed : -changed
         let pages = shape.pages(inFrame2M: index)
-        let new = Frame2M(old.count(of: pages) + delta, of: pages)
-        frames2M[index] = new
+        let new = FrameCount(old.count(of: pages) + delta, of: pages)
+        frames2M[index] = Frame2M(new)
         change.differing += delta
         change.mixed2M += (new.isMixed ? 1 : 0) - (old.isMixed ? 1 : 0)
     }
@@ -199,11 +189,11 @@ extension ShareabilityMap {
     @inline(never)
     private func writeEntries(belowFrame1G index1G: Int, differs: Bool) {
         frames2M.fill(
-            from: index1G * FrameShape.fanout, count: FrameShape.fanout, with: Frame2M(all: differs))
+            from: index1G * FrameShape.fanout, count: FrameShape.fanout, with: Frame2M(.stale(all: differs)))
     }
 
     /// Makes the bits below a uniform 2 MiB frame exact, before some of them change.
-    @inline(__always)
+    @inline(never)
     private func fillBits(ofFrame2M index: Int, with differs: Bool) {
         let first = index &<< shape.shift2M
         let bits: UInt64 = differs ? .max : 0

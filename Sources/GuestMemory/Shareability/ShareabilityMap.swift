@@ -8,7 +8,7 @@
 ///
 /// What must stay true:
 /// - A uniform frame's entry overrides everything below it, which may be out of date. It is pushed down when
-///   the frame becomes mixed: `Frame1G.isStaleBelow` says whether 2 MiB entries have to be; bits always are.
+///   the frame becomes mixed, unless it is known to be exact: see `FrameCount`.
 /// - A frame whose pages agree is uniform: counts, not flags, say so, and so no frame can forget to collapse.
 /// - Bits and entries past the end of the file mean nothing, and nobody looks at them.
 ///
@@ -48,52 +48,51 @@ package struct ShareabilityMap: ~Copyable, @unchecked Sendable {
             frames1G: FlatTable(in: memory, at: offset1G, count: count1G),
             frames2M: FlatTable(in: memory, at: offset2M, count: count2M),
             words: FlatTable(in: memory, at: offsetWords, count: countWords),
-            pageSize: pageSize, initially: initially)
+            pageSize: pageSize, isInitiallyShared: initially == .shared)
         // SAFETY: the first bytes of the memory, before the first table, are the header's.
         unsafe memory.base.initializeMemory(as: LedgerHeader.self, to: header)
         self.memory = memory
     }
 
+    /// In place: only `mutating` methods write, so the compiler keeps accesses apart as if it were stored here.
     @inline(__always)
-    private var header: UnsafeMutablePointer<LedgerHeader> {
-        // SAFETY: `init` made it, and nothing else lies there.
-        unsafe memory.base.assumingMemoryBound(to: LedgerHeader.self)
+    private var header: LedgerHeader {
+        // SAFETY: `init` made it, nothing else lies there, and it is there while `self` is.
+        unsafeAddress { unsafe UnsafePointer(memory.base.assumingMemoryBound(to: LedgerHeader.self)) }
+        unsafeMutableAddress { unsafe memory.base.assumingMemoryBound(to: LedgerHeader.self) }
     }
 
-    // SAFETY: of the accesses to the header below: the pointer is valid while `self` is. Only `mutating`
-    // methods write, so the compiler keeps accesses apart as it would if the values were stored here.
-
     @inline(__always)
-    var shape: FrameShape { unsafe header.pointee.shape }
+    var shape: FrameShape { header.shape }
     @inline(__always)
-    var frames1G: FlatTable<Frame1G> { unsafe header.pointee.frames1G }
+    var frames1G: FlatTable<Frame1G> { header.frames1G }
     @inline(__always)
-    var frames2M: FlatTable<Frame2M> { unsafe header.pointee.frames2M }
+    var frames2M: FlatTable<Frame2M> { header.frames2M }
     /// Per page: whether it differs from the initial state. Page `p` is bit `p % 64` of word `p / 64`.
     @inline(__always)
-    var words: FlatTable<UInt64> { unsafe header.pointee.words }
+    var words: FlatTable<UInt64> { header.words }
     /// Pages that differ from the initial state.
     @inline(__always)
     var differing: Int {
-        get { unsafe header.pointee.differing }
-        set { unsafe header.pointee.differing = newValue }
+        get { header.differing }
+        _modify { yield &header.differing }
     }
     /// How many frames are mixed, now and at most. Kept as it goes.
     package internal(set) var statistics: FrameStatistics {
         @inline(__always)
-        get { unsafe header.pointee.statistics }
+        get { header.statistics }
         @inline(__always)
-        set { unsafe header.pointee.statistics = newValue }
+        _modify { yield &header.statistics }
     }
 
     /// Pages in the file.
     @inline(__always)
-    package var pageCount: Int { unsafe header.pointee.shape.pageCount }
+    package var pageCount: Int { header.shape.pageCount }
     /// Bytes in a page.
-    package var pageSize: Int { unsafe header.pointee.pageSize }
+    package var pageSize: Int { header.pageSize }
     /// The state every page started in.
     @inline(__always)
-    package var initially: Shareability { unsafe header.pointee.initially }
+    package var initially: Shareability { header.isInitiallyShared ? .shared : .private }
     /// Bytes of address space of the arrays. What is never touched takes no memory.
     package var allocatedBytes: Int { memory.count }
     /// 2 MiB frames in the file, the last one perhaps partial.
@@ -114,9 +113,11 @@ package struct ShareabilityMap: ~Copyable, @unchecked Sendable {
         let frame2M = page &>> shape.shift2M
         let count1G = frames1G[frame2M &>> FrameShape.fanoutShift].count
         if !count1G.isMixed { return state(differs: count1G.differs) }
-        let count2M = frames2M[frame2M]
+        let count2M = frames2M[frame2M].count
+        // A branch, not both and a choice: where it can be predicted, nothing waits for the bits of a uniform
+        // frame, which are in nobody's cache.
         if !count2M.isMixed { return state(differs: count2M.differs) }
-        return state(differs: words[page &>> 6] & (1 &<< UInt64(truncatingIfNeeded: page)) != 0)
+        return state(differs: (words[page &>> 6] &>> UInt64(truncatingIfNeeded: page)) & 1 != 0)
     }
 
     /// The state of all pages of a 2 MiB frame, nil when it is mixed and cannot be mapped whole.
@@ -124,11 +125,18 @@ package struct ShareabilityMap: ~Copyable, @unchecked Sendable {
     /// A last frame that the file ends in is uniform when the pages it has agree.
     @inline(__always)
     package func uniformState(ofFrame2M frame: Int) -> Shareability? {
-        precondition(frame >= 0 && frame <= shape.lastFrame2M, "no such 2 MiB frame")
+        precondition(UInt(bitPattern: frame) <= UInt(bitPattern: shape.lastFrame2M), "no such 2 MiB frame")
         let count1G = frames1G[frame &>> FrameShape.fanoutShift].count
-        if !count1G.isMixed { return state(differs: count1G.differs) }
-        let count = frames2M[frame]
-        return count.isMixed ? nil : state(differs: count.differs)
+        var isMixed = count1G.isMixed
+        var differs = count1G.differs
+        if isMixed {
+            let count2M = frames2M[frame].count
+            isMixed = count2M.isMixed
+            differs = count2M.differs
+        }
+        // Made in any case, so that no branch has to predict which frames are mixed.
+        let uniform = state(differs: differs)
+        return isMixed ? nil : uniform
     }
 
     /// The state of all pages of a 1 GiB frame, nil when it is mixed and cannot be mapped whole.
@@ -136,15 +144,16 @@ package struct ShareabilityMap: ~Copyable, @unchecked Sendable {
     /// A last frame that the file ends in is uniform when the pages it has agree.
     @inline(__always)
     package func uniformState(ofFrame1G frame: Int) -> Shareability? {
-        precondition(frame >= 0 && frame <= shape.lastFrame1G, "no such 1 GiB frame")
+        precondition(UInt(bitPattern: frame) <= UInt(bitPattern: shape.lastFrame1G), "no such 1 GiB frame")
         let count = frames1G[frame].count
         return count.isMixed ? nil : state(differs: count.differs)
     }
 
     // MARK: - What the other files share
 
+    /// By arithmetic, not by a branch: which of its pages a guest has shared nobody can predict.
     @inline(__always)
-    func state(differs: Bool) -> Shareability { differs ? initially.opposite : initially }
+    func state(differs: Bool) -> Shareability { differs != header.isInitiallyShared ? .shared : .private }
 
     @inline(__always)
     func check(page: Int) {

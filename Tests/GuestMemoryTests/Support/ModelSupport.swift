@@ -62,8 +62,8 @@ protocol PageModel: AnyObject {
     /// The first page in a state from `start` on, or `end`.
     func firstPage(in state: Shareability, from start: Int, to end: Int) -> Int
     func countShared(_ range: PageRange) -> Int
-    /// 2 MiB and 1 GiB frames that hold both states.
-    func mixedFrames() -> (mixed2M: Int, mixed1G: Int)
+    /// 2 MiB and 1 GiB frames that hold both states, among those of a range that cuts none in two.
+    func mixedFrames(_ range: PageRange) -> (mixed2M: Int, mixed1G: Int)
 }
 
 extension PageModel {
@@ -124,14 +124,14 @@ final class NaiveModel: PageModel {
         return sum
     }
 
-    func mixedFrames() -> (mixed2M: Int, mixed1G: Int) {
-        (countMixed(frame: (2 << 20) / pageSize), countMixed(frame: (1 << 30) / pageSize))
+    func mixedFrames(_ range: PageRange) -> (mixed2M: Int, mixed1G: Int) {
+        (countMixed(range, frame: (2 << 20) / pageSize), countMixed(range, frame: (1 << 30) / pageSize))
     }
 
-    private func countMixed(frame: Int) -> Int {
+    private func countMixed(_ range: PageRange, frame: Int) -> Int {
         var mixed = 0
-        for start in stride(from: 0, to: states.count, by: frame) {
-            let count = min(frame, states.count - start)
+        for start in stride(from: range.start, to: range.end, by: frame) {
+            let count = min(frame, range.end - start)
             if uniformState(of: PageRange(start: start, count: count)) == nil { mixed += 1 }
         }
         return mixed
@@ -141,12 +141,10 @@ final class NaiveModel: PageModel {
 /// The pages at which the state changes, in order: exact at any size, as long as there are few of them.
 final class BorderModel: PageModel {
     private var borders: [Int] = []
-    private let pageCount: Int
     private let pageSize: Int
     private let initially: Shareability
 
-    init(pageCount: Int, pageSize: Int, initially: Shareability) {
-        self.pageCount = pageCount
+    init(pageSize: Int, initially: Shareability) {
         self.pageSize = pageSize
         self.initially = initially
     }
@@ -196,16 +194,23 @@ final class BorderModel: PageModel {
     }
 
     /// A frame is mixed when a border lies inside it, not merely at its start or at the end of the file.
-    func mixedFrames() -> (mixed2M: Int, mixed1G: Int) {
-        (countMixed(frame: (2 << 20) / pageSize), countMixed(frame: (1 << 30) / pageSize))
-    }
-
-    private func countMixed(frame: Int) -> Int {
-        var mixed = 0
-        var last = -1
-        for border in borders where border % frame != 0 && border < pageCount && border / frame != last {
-            mixed += 1
-            last = border / frame
+    func mixedFrames(_ range: PageRange) -> (mixed2M: Int, mixed1G: Int) {
+        let frame2M = (2 << 20) / pageSize
+        let frame1G = (1 << 30) / pageSize
+        var mixed = (mixed2M: 0, mixed1G: 0)
+        var last = (mixed2M: -1, mixed1G: -1)
+        var index = borders(upTo: range.start)
+        while index < borders.count, borders[index] < range.end {
+            let border = borders[index]
+            if border % frame2M != 0, border / frame2M != last.mixed2M {
+                mixed.mixed2M += 1
+                last.mixed2M = border / frame2M
+            }
+            if border % frame1G != 0, border / frame1G != last.mixed1G {
+                mixed.mixed1G += 1
+                last.mixed1G = border / frame1G
+            }
+            index += 1
         }
         return mixed
     }
