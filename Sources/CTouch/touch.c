@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 // One touch at a time per thread; the handlers are process-wide.
 static __thread sigjmp_buf *volatile landing;
@@ -71,4 +73,16 @@ long ctouch_pin(int pipe_writing_end, void *page, unsigned long count) {
     struct iovec part = {page, count};
     long result = vmsplice(pipe_writing_end, &part, 1, 0);
     return result < 0 ? -(long)errno : result;
+}
+
+int ctouch_in_child(int (*body)(void *context), void *context) {
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(10);
+        _exit(body(context));
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        return -1;
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }

@@ -64,6 +64,10 @@ static inline long cgmem_mprotect(unsigned long address, size_t length, int prot
     return cgmem_result(mprotect((void *)address, length, protection));
 }
 
+static inline long cgmem_mlock(unsigned long address, size_t length) {
+    return cgmem_result(mlock((void *)address, length));
+}
+
 static inline long cgmem_munlock(unsigned long address, size_t length) {
     return cgmem_result(munlock((void *)address, length));
 }

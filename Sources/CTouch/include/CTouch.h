@@ -22,4 +22,8 @@ struct ctouch_result ctouch_write(volatile void *address, uint8_t value);
 // closed. Returns the bytes that went in, or -errno.
 long ctouch_pin(int pipe_writing_end, void *page, unsigned long count);
 
+// Runs the body in a forked child and returns its exit code, or 128 + the signal that ended it: SIGALRM
+// when it took longer than ten seconds.
+int ctouch_in_child(int (*body)(void *context), void *context);
+
 #endif

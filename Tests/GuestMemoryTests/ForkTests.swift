@@ -1,0 +1,58 @@
+import CTouch
+import Foundation
+import Testing
+
+@testable import GuestMemory
+
+/// A forked child has no part in its parent's guest memory, is told so, and harms nothing.
+@Suite struct ForkTests {
+    @Test(arguments: TestKernel.available)
+    func everyCallSaysClosed(kernel: TestKernel) throws {
+        let memory = try kernel.memory()
+        try memory.convert(pages(0), to: .shared)
+        // Threads that hold the memory's lock most of the time, also when it is forked.
+        nonisolated(unsafe) var isOver = false
+        let contenders = (0..<2).map { _ in
+            Thread { while unsafe !isOver { _ = memory.statistics } }
+        }
+        for contender in contenders { contender.start() }
+        for _ in 0..<20 {
+            let context = unsafe Unmanaged.passUnretained(memory).toOpaque()
+            #expect(unsafe ctouch_in_child(useAsChild, context) == 0)
+        }
+        unsafe isOver = true
+        while !contenders.allSatisfy(\.isFinished) { sched_yield() }
+        #expect(try memory.read(1, at: 0) == [0])
+        try memory.close()
+    }
+
+    /// Host views are not inherited, private or shared.
+    @Test(arguments: TestKernel.available)
+    func viewsAreNotInherited(kernel: TestKernel) throws {
+        let memory = try kernel.memory()
+        try memory.convert(pages(0), to: .shared)
+        let host = try memory.hostAddress(of: pages(0))
+        let touched = unsafe ctouch_in_child(
+            { context in
+                let result = unsafe ctouch_read(context!)
+                return result.signal
+            }, UnsafeMutableRawPointer(bitPattern: host))
+        #expect(touched == SIGSEGV)
+        try memory.close()
+    }
+}
+
+/// Exit codes of a child: 0, or the number of the expectation that failed.
+private func useAsChild(_ context: UnsafeMutableRawPointer?) -> Int32 {
+    let memory = unsafe Unmanaged<GuestMemory>.fromOpaque(context!).takeUnretainedValue()
+    func isClosed<Result>(_ call: () throws(GuestMemoryError) -> Result) -> Bool { error(call)?.code == .closed }
+    if !isClosed({ () throws(GuestMemoryError) in try memory.convert(pages(0), to: .private) }) { return 1 }
+    if !isClosed({ () throws(GuestMemoryError) in try memory.read(1, at: 0) }) { return 2 }
+    if !isClosed({ () throws(GuestMemoryError) in try memory.lease(pages(0), label: "child") }) { return 3 }
+    if !isClosed({ () throws(GuestMemoryError) in try memory.preallocate(pages(0)) }) { return 4 }
+    if !isClosed({ () throws(GuestMemoryError) in try memory.populate(PopulationPlan([1], at: 0)) }) { return 5 }
+    if !isClosed({ () throws(GuestMemoryError) in try memory.close() }) { return 6 }
+    if memory.shareability(at: 0) != nil || !memory.regionInfos.isEmpty { return 7 }
+    if memory.statistics.privateBytes != 0 || memory.mappingSize(at: 0) != nil { return 8 }
+    return 0
+}
