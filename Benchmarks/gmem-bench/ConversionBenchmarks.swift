@@ -47,7 +47,9 @@ private func throughTheLibrary(_ report: Reporter, _ calls: Int) throws(GuestMem
         flip(calls)
     }
     report.measure("conversion: already satisfied", operations: calls, target: .atMost(50)) { repeatRequest(calls) }
-    report.measureAllocations("conversion: allocations of a page's", operations: 1000, target: .atMost(0)) { flip(1000) }
+    report.measureAllocations("conversion: allocations of a page's", operations: 1000, target: .atMost(0)) {
+        flip(1000)
+    }
     report.measureAllocations("conversion: allocations when satisfied", operations: 1000, target: .atMost(0)) {
         repeatRequest(1000)
     }

@@ -39,7 +39,8 @@ extension GuestMemory {
             if let errno = LinuxErrno(result: result) {
                 throw GuestMemoryError(
                     errno == .noMemory || errno == .noSpace ? .noMemory : errno == .again ? .held : .systemCall,
-                    "fallocate(\(operation), offset \(hex(offset)), size \(hex(piece.end - piece.start)))", errno, range: GuestRange(piece.start..<piece.end),
+                    "fallocate(\(operation), offset \(hex(offset)), size \(hex(piece.end - piece.start)))", errno,
+                    range: GuestRange(piece.start..<piece.end),
                     errno == .noMemory
                         ? "the kernel has no memory left: free some; what was allocated stays"
                         : errno == .again

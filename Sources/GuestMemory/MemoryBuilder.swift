@@ -27,7 +27,8 @@ struct MemoryBuilder {
             let gmem = try GuestMemfd.create(in: vm, size: request.range.size, flags: flags)
             file = try open(gmem, state, isOurs: true)
             files.append(file)
-            firstStates.append((file, PageRange(start: 0, count: file.ledger.value.pageCount), initially, request.range))
+            firstStates.append(
+                (file, PageRange(start: 0, count: file.ledger.value.pageCount), initially, request.range))
         case .existing(let descriptor, let offset, let state):
             fileOffset = offset
             let gmem = try GuestMemfd.adopt(descriptor, atLeast: offset + request.range.size, on: system)

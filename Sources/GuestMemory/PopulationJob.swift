@@ -84,7 +84,8 @@ extension GuestMemory {
             }
         }
         let sorted = plan.items.sorted { $0.range.address < $1.range.address }
-        for (item, next) in zip(sorted, sorted.dropFirst()) where next.range.address - item.range.address < item.range.size {
+        for (item, next) in zip(sorted, sorted.dropFirst())
+        where next.range.address - item.range.address < item.range.size {
             throw GuestMemoryError(
                 .overlap, "populate", .exists, range: next.range,
                 "the item \(next.name) overlaps \(item.name) at \(item.range)")
@@ -154,7 +155,6 @@ extension GuestMemory {
         }
         return result
     }
-
 
     /// Under the lock.
     private func appendWindows(_ run: GuestRange, to job: inout PopulationJob) {

@@ -61,7 +61,8 @@ struct SelfTest {
         step(
             "populate",
             "\(loaded.size) bytes of \(payload) in \(preview.runsToShare.count) runs, \(preview.bytesToWrite) of them "
-                + "written, verified, made private; \(preview.conversionCalls) conversions, \((now() - started) / 1000) µs")
+                + "written, verified, made private; \(preview.conversionCalls) conversions, \((now() - started) / 1000) µs"
+        )
 
         try checkKeptOut(memory, at: loaded.address)
         try change(memory, at: loaded.address + loaded.size)

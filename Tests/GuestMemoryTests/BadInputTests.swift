@@ -13,7 +13,9 @@ import Testing
         let found = error(call)
         #expect(found?.code == code, sourceLocation: location)
         for word in words {
-            #expect(found?.description.contains(word) == true, "\(found?.description ?? "no error")", sourceLocation: location)
+            #expect(
+                found?.description.contains(word) == true, "\(found?.description ?? "no error")",
+                sourceLocation: location)
         }
         #expect((found?.message.count ?? 0) > 10, sourceLocation: location)
     }
@@ -71,15 +73,27 @@ import Testing
             (.badRange, [RegionRequest(address: 12, size: pageBytes)]),
             (.badRange, [RegionRequest(address: 0 &- pageBytes, size: 2 * pageBytes)]),
             (.badRange, [RegionRequest(address: 0, size: 1 << 63)]),
-            (.overlap, [RegionRequest(address: 0, size: 2 * pageBytes), RegionRequest(address: pageBytes, size: pageBytes)]),
-            (.overlap, [RegionRequest(address: pageBytes, size: pageBytes), RegionRequest(address: 0, size: 2 * pageBytes)]),
             (
                 .overlap,
-                [RegionRequest(address: 0, size: pageBytes, slot: 3), RegionRequest(address: pageBytes, size: pageBytes, slot: 3)]
+                [RegionRequest(address: 0, size: 2 * pageBytes), RegionRequest(address: pageBytes, size: pageBytes)]
+            ),
+            (
+                .overlap,
+                [RegionRequest(address: pageBytes, size: pageBytes), RegionRequest(address: 0, size: 2 * pageBytes)]
+            ),
+            (
+                .overlap,
+                [
+                    RegionRequest(address: 0, size: pageBytes, slot: 3),
+                    RegionRequest(address: pageBytes, size: pageBytes, slot: 3),
+                ]
             ),
             (
                 .badRange,
-                [RegionRequest(address: 0, size: pageBytes, backing: .existing(descriptor: 0, offset: 5, state: .shared))]
+                [
+                    RegionRequest(
+                        address: 0, size: pageBytes, backing: .existing(descriptor: 0, offset: 5, state: .shared))
+                ]
             ),
         ]
         for (code, regions) in bad {
@@ -133,7 +147,8 @@ import Testing
     @Test(arguments: [EmulatedKernel.Configuration.dialect1, .dialect2b])
     func creationThatFailsHalfWayLeaksNothing(configuration: EmulatedKernel.Configuration) throws {
         let faults: [(ScriptedFault.Call, LinuxErrno)] = [
-            (.ioctl(CGMEM_KVM_CREATE_GUEST_MEMFD), .tooManyOpenFiles), (.ioctl(CGMEM_KVM_CREATE_GUEST_MEMFD), .noMemory),
+            (.ioctl(CGMEM_KVM_CREATE_GUEST_MEMFD), .tooManyOpenFiles),
+            (.ioctl(CGMEM_KVM_CREATE_GUEST_MEMFD), .noMemory),
             (.mmap, .noMemory), (.ioctl(CGMEM_KVM_SET_USER_MEMORY_REGION2), .invalid),
         ]
         let kernel = try EmulatedKernel(configuration)

@@ -114,7 +114,8 @@ import Testing
             let kernel = try EmulatedKernel(.dialect2b)
             let vm = try KVMDevice.open(on: kernel).createVirtualMachine(.softwareProtected)
             // Size 0 is refused before memory is needed: the first call of a dialect is not the one that fails.
-            kernel.script(ScriptedFault(call, errno, nth: call == .ioctl(CGMEM_KVM_SET_MEMORY_ATTRIBUTES2) ? nth + 1 : nth))
+            kernel.script(
+                ScriptedFault(call, errno, nth: call == .ioctl(CGMEM_KVM_SET_MEMORY_ATTRIBUTES2) ? nth + 1 : nth))
             let failure = error { () throws(GuestMemoryError) in try MemoryCapabilities.detect(vm) }
             #expect(failure?.errno == errno)
         }

@@ -43,7 +43,8 @@ import Testing
         for index in UInt64(0)..<256 {
             let state = memory.shareability(at: index * pageBytes)
             let info = memory.regionInfos[0]
-            let touch = unsafe ctouch_read(UnsafeMutableRawPointer(bitPattern: info.hostAddress + UInt(index * pageBytes))!)
+            let touch = unsafe ctouch_read(
+                UnsafeMutableRawPointer(bitPattern: info.hostAddress + UInt(index * pageBytes))!)
             #expect(touch.signal == (state == .shared ? 0 : memory.level.signal))
         }
         #expect(memory.statistics.leases == 0)

@@ -26,7 +26,9 @@ import Testing
             let vm = try KVMDevice.open(on: kernel).createVirtualMachine(type)
             memory = try GuestMemory.create(
                 in: vm,
-                regions: (0..<3).map { RegionRequest(address: $0 * 16 * pageBytes, size: 16 * pageBytes, slot: UInt32($0)) },
+                regions: (0..<3).map {
+                    RegionRequest(address: $0 * 16 * pageBytes, size: 16 * pageBytes, slot: UInt32($0))
+                },
                 initially: .private, require: .emulated)
         }
 
@@ -173,8 +175,11 @@ import Testing
         policy.onNoMemory = { _ in
             let impatient = ConversionPolicy(deadline: 0)
             // The first region is shared by now, the second is not yet.
-            let other = Thread { unsafe tried = error { () throws(GuestMemoryError) in
-                _ = try guest.memory.lease(pages(0), label: "early", policy: impatient) } }
+            let other = Thread {
+                unsafe tried = error { () throws(GuestMemoryError) in
+                    _ = try guest.memory.lease(pages(0), label: "early", policy: impatient)
+                }
+            }
             other.start()
             while !other.isFinished { sched_yield() }
             return true
@@ -218,7 +223,9 @@ import Testing
         var options = PopulationOptions()
         options.policy = quick
         options.progress = { _, _ in
-            if unsafe pin == nil { unsafe pin = guest.kernel.pin(guest.descriptor(0), offset: 8 * pageBytes, length: 1) }
+            if unsafe pin == nil {
+                unsafe pin = guest.kernel.pin(guest.descriptor(0), offset: 8 * pageBytes, length: 1)
+            }
             return true
         }
         let failure = error { () throws(GuestMemoryError) in try guest.memory.populate(plan, options) }

@@ -36,10 +36,15 @@ import Testing
     }
 
     static let encodings = [
-        Encoding(dialect: .attributes2, numbers: (0xC080_AED2, 0xC080_AED2), bytes: 128, attributesAt: 2, errorOffsetAt: 4),
-        Encoding(dialect: .attributes2RFC1, numbers: (0xC040_AED6, 0xC040_AED6), bytes: 64, attributesAt: 2, errorOffsetAt: 4),
-        Encoding(dialect: .convert, numbers: (0xC040_AF41, 0xC040_AF42), bytes: 64, attributesAt: nil, errorOffsetAt: 2),
-        Encoding(dialect: .vmAttributes, numbers: (0x4020_AED2, 0x4020_AED2), bytes: 32, attributesAt: 2, errorOffsetAt: nil),
+        Encoding(
+            dialect: .attributes2, numbers: (0xC080_AED2, 0xC080_AED2), bytes: 128, attributesAt: 2, errorOffsetAt: 4),
+        Encoding(
+            dialect: .attributes2RFC1, numbers: (0xC040_AED6, 0xC040_AED6), bytes: 64, attributesAt: 2, errorOffsetAt: 4
+        ),
+        Encoding(
+            dialect: .convert, numbers: (0xC040_AF41, 0xC040_AF42), bytes: 64, attributesAt: nil, errorOffsetAt: 2),
+        Encoding(
+            dialect: .vmAttributes, numbers: (0x4020_AED2, 0x4020_AED2), bytes: 32, attributesAt: 2, errorOffsetAt: nil),
     ]
 
     @Test(arguments: encodings.indices, Shareability.allCases)

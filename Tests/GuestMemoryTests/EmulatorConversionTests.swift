@@ -133,8 +133,9 @@ private func failed(_ errno: LinuxErrno) -> Int { errno.result }
 
     @Test func kernelsWithoutConversionKnowNoCall() throws {
         for preset in [EmulatedKernel.Configuration.linux6_18, .linux6_12] {
-            let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic), vmType: 0)
-            { $0 = preset }
+            let machine = try EmulatorMachine(EmulatorSetup(dialect: .twoB, mechanism: .automatic), vmType: 0) {
+                $0 = preset
+            }
             let file = Int32(machine.kernel.createFile(machine.vm, size: UInt64(page), flags: 0))
             defer { _ = machine.kernel.close(file) }
             for request in [

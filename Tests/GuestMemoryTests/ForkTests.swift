@@ -11,16 +11,16 @@ import Testing
         let memory = try kernel.memory()
         try memory.convert(pages(0), to: .shared)
         // Threads that hold the memory's lock most of the time, also when it is forked.
-        nonisolated(unsafe) var isOver = false
+        let isOver = Locked(false)
         let contenders = (0..<2).map { _ in
-            Thread { while unsafe !isOver { _ = memory.statistics } }
+            Thread { while !isOver.withLock({ $0 }) { _ = memory.statistics } }
         }
         for contender in contenders { contender.start() }
         for _ in 0..<20 {
             let context = unsafe Unmanaged.passUnretained(memory).toOpaque()
             #expect(unsafe ctouch_in_child(useAsChild, context) == 0)
         }
-        unsafe isOver = true
+        isOver.withLock { $0 = true }
         while !contenders.allSatisfy(\.isFinished) { sched_yield() }
         #expect(try memory.read(1, at: 0) == [0])
         try memory.close()

@@ -75,7 +75,8 @@ import Testing
     @Test(arguments: TestKernel.available)
     func holesAreAnExplicitPolicy(kernel: TestKernel) throws {
         let memory = try kernel.memory([
-            RegionRequest(address: 0, size: 16 * pageBytes), RegionRequest(address: 32 * pageBytes, size: 16 * pageBytes),
+            RegionRequest(address: 0, size: 16 * pageBytes),
+            RegionRequest(address: 32 * pageBytes, size: 16 * pageBytes),
         ])
         let across = pages(8, 32)
         let refused = error { () throws(GuestMemoryError) in try memory.convert(across, to: .shared) }
@@ -269,7 +270,8 @@ import Testing
                         address: 0, size: 8 * pageBytes,
                         backing: .existing(descriptor: file.descriptor, offset: 16 * pageBytes, state: .private)),
                     RegionRequest(
-                        address: 1 << 32, size: pageBytes, backing: .existing(descriptor: -1, offset: 0, state: .private)),
+                        address: 1 << 32, size: pageBytes,
+                        backing: .existing(descriptor: -1, offset: 0, state: .private)),
                 ], require: kernel.level)
         }
         #expect(flawed?.code == .badDescriptor)

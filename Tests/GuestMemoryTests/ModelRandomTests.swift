@@ -29,9 +29,10 @@ import Testing
         Size(pages: (3 << 20) / kibibytes + 777, pageSize: kibibytes << 10, operations: 24_000)
     }
 
-    static let huge: [Size] = [4, 16, 64].map { (kibibytes: Int) in
-        Size(pages: (1 << 30) / kibibytes, pageSize: kibibytes << 10, operations: 70_000)
-    } + [Size(pages: (700 << 20) / 4 + 513, pageSize: 4 << 10, operations: 30_000)]
+    static let huge: [Size] =
+        [4, 16, 64].map { (kibibytes: Int) in
+            Size(pages: (1 << 30) / kibibytes, pageSize: kibibytes << 10, operations: 70_000)
+        } + [Size(pages: (700 << 20) / 4 + 513, pageSize: 4 << 10, operations: 30_000)]
 
     @Test func aMillionOperations() {
         let all = Self.small + Self.gibibyte + Self.several + Self.huge
@@ -126,7 +127,8 @@ import Testing
                     mixed = (mixed.mixed2M + after.0 - before.0, mixed.mixed1G + after.1 - before.1)
                     peaks = (max(peaks.mixed2M, mixed.mixed2M), max(peaks.mixed1G, mixed.mixed1G))
                     let statistics = map.statistics
-                    agree = agree && statistics.mixed2M == mixed.mixed2M && statistics.mixed1G == mixed.mixed1G
+                    agree =
+                        agree && statistics.mixed2M == mixed.mixed2M && statistics.mixed1G == mixed.mixed1G
                         && statistics.mixed2MPeak == peaks.mixed2M && statistics.mixed1GPeak == peaks.mixed1G
                 }
             case ..<62:
@@ -138,7 +140,8 @@ import Testing
                 agree = map.uniformState(of: range) == model.uniformState(of: range)
             case ..<90:
                 let count = model.countShared(range)
-                agree = map.countPages(in: .shared, within: range) == count
+                agree =
+                    map.countPages(in: .shared, within: range) == count
                     && map.countPages(in: .private, within: range) == range.count - count
             case ..<95:
                 let frame = min(range.start, size.pages - 1) / frame2M

@@ -15,7 +15,9 @@ import Testing
         return Array(bytes.prefix(count))
     }
 
-    static func isZero(_ bytes: [UInt8]) -> Bool { unsafe bytes.withUnsafeBytes { unsafe cgmem_is_zero($0.baseAddress, $0.count) } }
+    static func isZero(_ bytes: [UInt8]) -> Bool {
+        unsafe bytes.withUnsafeBytes { unsafe cgmem_is_zero($0.baseAddress, $0.count) }
+    }
 
     /// Reads a range by sharing it.
     func readBack(_ memory: GuestMemory, _ address: UInt64, _ count: Int) throws -> [UInt8] {
@@ -94,7 +96,9 @@ import Testing
         try memory.convert(pages(2, 2), to: .shared)
         try memory.populate(PopulationPlan(Self.pattern(Int(4 * pageBytes)), at: pageBytes))
         #expect((1..<5).map { memory.shareability(at: $0 * pageBytes) } == [.private, .shared, .shared, .private])
-        #expect(try memory.read(Int(2 * pageBytes), at: 2 * pageBytes) == Array(Self.pattern(Int(4 * pageBytes))[Int(pageBytes)...].prefix(Int(2 * pageBytes))))
+        #expect(
+            try memory.read(Int(2 * pageBytes), at: 2 * pageBytes)
+                == Array(Self.pattern(Int(4 * pageBytes))[Int(pageBytes)...].prefix(Int(2 * pageBytes))))
         try memory.close()
     }
 
@@ -157,7 +161,9 @@ import Testing
         #expect(try Self.isZero(readBack(memory, 7 * pageBytes + 1, Int(3 * pageBytes))))
         #expect(try readBack(memory, 0, 10) == Array(image[..<10]), "what is beside the zeros stays")
         let old = Self.pattern(Int(16 * pageBytes))
-        #expect(try readBack(memory, 10 * pageBytes + 1, 100) == Array(old[Int(10 * pageBytes) + 1..<Int(10 * pageBytes) + 101]))
+        #expect(
+            try readBack(memory, 10 * pageBytes + 1, 100)
+                == Array(old[Int(10 * pageBytes) + 1..<Int(10 * pageBytes) + 101]))
         try memory.close()
     }
 

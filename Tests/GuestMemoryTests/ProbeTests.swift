@@ -53,7 +53,9 @@ import Testing
         let lines = result.output.split(separator: "\n")
         #expect(lines.first?.hasPrefix("level: ") == true)
         #expect(lines.last?.hasPrefix("PASS: ") == true)
-        for step in ["create", "preallocate", "populate", "keep out", "make private", "held page", "recover", "read back"] {
+        for step in [
+            "create", "preallocate", "populate", "keep out", "make private", "held page", "recover", "read back",
+        ] {
             #expect(result.output.contains(step))
         }
     }

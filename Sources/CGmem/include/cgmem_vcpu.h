@@ -40,6 +40,19 @@ struct cgmem_kvm_exit_memory_fault {
     uint64_t size;
 };
 
+// KVM_EXIT_TDX, Linux 6.16. Never used for MapGPA, which is KVM_EXIT_HYPERCALL.
+struct cgmem_kvm_exit_tdx {
+    uint64_t flags;
+    uint64_t nr;
+};
+
+// KVM_EXIT_SNP_REQ_CERTS: unrelated to conversion. ret 0, ENOSPC (npages out), EAGAIN or EIO.
+struct cgmem_kvm_exit_snp_req_certs {
+    uint64_t gpa;
+    uint64_t npages;
+    uint64_t ret;
+};
+
 struct cgmem_kvm_exit_io {
     uint8_t direction;
     uint8_t size;
@@ -61,6 +74,8 @@ struct cgmem_kvm_run {
     union {
         struct cgmem_kvm_exit_hypercall hypercall;
         struct cgmem_kvm_exit_memory_fault memory_fault;
+        struct cgmem_kvm_exit_tdx tdx;
+        struct cgmem_kvm_exit_snp_req_certs snp_req_certs;
         struct cgmem_kvm_exit_io io;
         uint8_t padding[256];
     };

@@ -141,7 +141,9 @@ package final class Claims: @unchecked Sendable {
             let claim = unsafe list.value.claims[index]
             if claim.kind == .access, claim.thread == 0 || claim.thread == thread, claim.start <= start,
                 end <= claim.end
-            { return true }
+            {
+                return true
+            }
         }
         return false
     }

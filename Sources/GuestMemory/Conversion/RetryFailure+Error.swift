@@ -6,7 +6,8 @@ extension RetryLoop.Failure {
         switch self {
         case .held(_, let byHook):
             var text = "somebody holds the page at \(hex(range?.address ?? 0))"
-            text += holders.isEmpty
+            text +=
+                holders.isEmpty
                 ? " (no lease of ours: a device mapping, a pinned I/O buffer, an unread vmsplice pipe)"
                 : ": " + holders.joined(separator: ", ")
             text += byHook ? "; its owner said to give up" : "; waited \(elapsed / 1_000_000) ms"

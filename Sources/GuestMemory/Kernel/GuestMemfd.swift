@@ -37,7 +37,8 @@ package final class GuestMemfd: @unchecked Sendable {
                 throw GuestMemoryError(.noMemory, call, errno, "the kernel has no memory for the file")
             case .tooManyOpenFiles, .fileTableFull:
                 throw GuestMemoryError(
-                    .systemCall, call, errno, "no descriptor is left: raise RLIMIT_NOFILE (EMFILE) or fs.file-max (ENFILE)")
+                    .systemCall, call, errno,
+                    "no descriptor is left: raise RLIMIT_NOFILE (EMFILE) or fs.file-max (ENFILE)")
             default:
                 throw GuestMemoryError(.systemCall, call, errno, "the file could not be created")
             }

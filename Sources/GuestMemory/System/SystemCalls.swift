@@ -29,7 +29,8 @@ public protocol SystemCalls: AnyObject, Sendable {
     // Mappings.
     func mmap(
         _ address: UInt, _ length: Int, _ protection: Int32, _ flags: Int32, _ descriptor: Int32,
-        _ offset: Int64) -> Int
+        _ offset: Int64
+    ) -> Int
     func munmap(_ address: UInt, _ length: Int) -> Int
     func mprotect(_ address: UInt, _ length: Int, _ protection: Int32) -> Int
     func munlock(_ address: UInt, _ length: Int) -> Int
