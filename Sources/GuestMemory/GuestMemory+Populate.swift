@@ -77,7 +77,7 @@ extension GuestMemory {
         _ plan: PopulationPlan, _ options: PopulationOptions = PopulationOptions()
     ) throws(GuestMemoryError) -> PopulationPreview {
         let job = try prepare(plan, options.zeros)
-        let converted = job.convertsByWindow ? job.windows.flatMap(\.privateRuns) : job.privateRuns
+        let converted = job.convertsByWindow ? job.windows.flatMap({ $0.privateRuns }) : job.privateRuns
         return PopulationPreview(
             bytesToWrite: job.bytesToWrite, runsToDiscard: job.holes, runsToShare: job.privateRuns,
             splitFrames2M: splitFrames(job.privateRuns, 1 << 21),

@@ -120,7 +120,7 @@ extension GuestMemory {
     /// The pages of the segments as merged runs, in order.
     private func mergedPages(_ segments: [PayloadSegment]) -> [GuestRange] {
         var runs: [GuestRange] = []
-        for range in segments.map(\.range).sorted(by: { $0.address < $1.address }) {
+        for range in segments.map({ $0.range }).sorted(by: { $0.address < $1.address }) {
             let start = range.address & ~pageMask
             let end = (range.address + range.size + pageMask) & ~pageMask
             if let last = runs.last, last.address + last.size >= start {

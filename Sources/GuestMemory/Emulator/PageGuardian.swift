@@ -46,7 +46,7 @@ final class PageGuardian: Sendable {
         api.api = CGMEM_UFFD_API
         api.features =
             CGMEM_UFFD_FEATURE_SIGBUS | CGMEM_UFFD_FEATURE_MISSING_SHMEM | CGMEM_UFFD_FEATURE_MINOR_SHMEM
-        if LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_API, &api) < 0 {
+        if ioctl(LinuxSystemCalls.shared, descriptor, CGMEM_UFFDIO_API, &api) < 0 {
             _ = cgmem_close(descriptor)
             return nil
         }
@@ -61,12 +61,12 @@ final class PageGuardian: Sendable {
         request.range.start = UInt64(part.address)
         request.range.len = UInt64(part.length)
         request.mode = CGMEM_UFFDIO_REGISTER_MODE_MISSING | CGMEM_UFFDIO_REGISTER_MODE_MINOR
-        return LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_REGISTER, &request)
+        return ioctl(LinuxSystemCalls.shared, descriptor, CGMEM_UFFDIO_REGISTER, &request)
     }
 
     func unregister(_ part: HostMapping) -> Int {
         var range = cgmem_uffdio_range(start: UInt64(part.address), len: UInt64(part.length))
-        return LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_UNREGISTER, &range)
+        return ioctl(LinuxSystemCalls.shared, descriptor, CGMEM_UFFDIO_UNREGISTER, &range)
     }
 
     /// Enters the file's pages into the page table. Returns how many from the start are in: fewer than
@@ -80,7 +80,7 @@ final class PageGuardian: Sendable {
             request.mode = CGMEM_UFFDIO_CONTINUE_MODE_DONTWAKE
             guard
                 let errno = LinuxErrno(
-                    result: LinuxSystemCalls.shared.ioctl(descriptor, CGMEM_UFFDIO_CONTINUE, &request))
+                    result: ioctl(LinuxSystemCalls.shared, descriptor, CGMEM_UFFDIO_CONTINUE, &request))
             else { break }
             switch errno {
             case .again:

@@ -70,28 +70,28 @@ public enum ConversionDialect: UInt8, BitwiseCopyable, Equatable, Sendable, Case
             request.offset = offset
             request.size = size
             request.attributes = attributes
-            let result = system.ioctl(descriptor, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2, &request)
+            let result = ioctl(system, descriptor, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2, &request)
             return ConversionAnswer(result: result, errorOffset: request.error_offset)
         case .attributes2RFC1:
             var request = cgmem_kvm_memory_attributes2_rfc1()
             request.offset = offset
             request.size = size
             request.attributes = attributes
-            let result = system.ioctl(descriptor, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2_RFC1, &request)
+            let result = ioctl(system, descriptor, CGMEM_KVM_SET_MEMORY_ATTRIBUTES2_RFC1, &request)
             return ConversionAnswer(result: result, errorOffset: request.error_offset)
         case .convert:
             var request = cgmem_kvm_gmem_convert()
             request.offset = offset
             request.size = size
             let number = state == .shared ? CGMEM_KVM_GMEM_CONVERT_SHARED : CGMEM_KVM_GMEM_CONVERT_PRIVATE
-            let result = system.ioctl(descriptor, number, &request)
+            let result = ioctl(system, descriptor, number, &request)
             return ConversionAnswer(result: result, errorOffset: request.error_offset)
         case .vmAttributes:
             var request = cgmem_kvm_memory_attributes()
             request.address = offset
             request.size = size
             request.attributes = attributes
-            let result = system.ioctl(descriptor, CGMEM_KVM_SET_MEMORY_ATTRIBUTES, &request)
+            let result = ioctl(system, descriptor, CGMEM_KVM_SET_MEMORY_ATTRIBUTES, &request)
             return ConversionAnswer(result: result, errorOffset: offset)
         }
     }

@@ -54,7 +54,7 @@ package final class GuestMemfd: @unchecked Sendable {
         var request = cgmem_kvm_create_guest_memfd()
         request.size = size
         request.flags = flags
-        return system.ioctl(vm, CGMEM_KVM_CREATE_GUEST_MEMFD, &request)
+        return ioctl(system, vm, CGMEM_KVM_CREATE_GUEST_MEMFD, &request)
     }
 
     /// Takes part in a VMM's own guest_memfd by a close-on-exec copy of its descriptor.

@@ -58,7 +58,7 @@ public struct MemoryCapabilities: Sendable {
     }
 
     /// The dialect for one backing in both states, which needs a file that can be mapped.
-    var inPlaceDialect: ConversionDialect? { canMap ? usableDialects.first(where: \.isInPlace) : nil }
+    var inPlaceDialect: ConversionDialect? { canMap ? usableDialects.first(where: { $0.isInPlace }) : nil }
 
     /// The `KVM_CREATE_GUEST_MEMFD` flags for a file that can be mapped, and the state it then starts in:
     /// the one wanted, where this kernel offers both.

@@ -64,13 +64,13 @@ public final class VirtualMachine: @unchecked Sendable {
         region.userspace_addr = UInt64(guestView)
         region.guest_memfd = UInt32(bitPattern: file)
         region.guest_memfd_offset = offset
-        return system.ioctl(descriptor, CGMEM_KVM_SET_USER_MEMORY_REGION2, &region)
+        return ioctl(system, descriptor, CGMEM_KVM_SET_USER_MEMORY_REGION2, &region)
     }
 
     /// Deletes a slot. 0 or -errno.
     package func unbind(slot: UInt32) -> Int {
         var region = cgmem_kvm_userspace_memory_region2()
         region.slot = slot
-        return system.ioctl(descriptor, CGMEM_KVM_SET_USER_MEMORY_REGION2, &region)
+        return ioctl(system, descriptor, CGMEM_KVM_SET_USER_MEMORY_REGION2, &region)
     }
 }

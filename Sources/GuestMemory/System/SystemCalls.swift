@@ -49,15 +49,14 @@ public protocol SystemCalls: AnyObject, Sendable {
     func wake(_ word: UnsafeMutablePointer<UInt32>) -> Int
 }
 
-extension SystemCalls {
-    /// `ioctl` with a structure that the kernel reads and may write.
-    @inline(__always)
-    package func ioctl<Argument: BitwiseCopyable>(
-        _ descriptor: Int32, _ request: UInt32, _ argument: inout Argument
-    ) -> Int {
-        // SAFETY: the pointer is valid for the call, and no KVM call keeps it.
-        unsafe withUnsafeMutablePointer(to: &argument) { pointer in
-            ioctl(descriptor, request, UInt(bitPattern: pointer))
-        }
+/// `ioctl` with a structure that the kernel reads and may write. No method of the protocol: Embedded Swift
+/// cannot call a generic one on `any`.
+@inline(__always)
+package func ioctl<Argument: BitwiseCopyable>(
+    _ system: any SystemCalls, _ descriptor: Int32, _ request: UInt32, _ argument: inout Argument
+) -> Int {
+    // SAFETY: the pointer is valid for the call, and no KVM call keeps it.
+    unsafe withUnsafeMutablePointer(to: &argument) { pointer in
+        system.ioctl(descriptor, request, UInt(bitPattern: pointer))
     }
 }
