@@ -194,7 +194,7 @@ import Testing
     }
 }
 
-private final class OpenRefusing: ForwardingKernel, @unchecked Sendable {
+private final class OpenRefusing: ForwardingSystemCalls, @unchecked Sendable {
     private let errno: LinuxErrno
     init(_ errno: LinuxErrno) { self.errno = errno }
     override func open(_ path: UnsafePointer<CChar>, _ flags: Int32) -> Int { errno.result }

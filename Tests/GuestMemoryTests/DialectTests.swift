@@ -7,7 +7,7 @@ import Testing
 /// description alone: the emulator is not asked.
 @Suite struct DialectTests {
     /// Keeps the bytes of the last call, and answers as told.
-    final class Recorder: ForwardingKernel, @unchecked Sendable {
+    final class Recorder: ForwardingSystemCalls, @unchecked Sendable {
         var request: UInt32 = 0
         var descriptor: Int32 = -1
         var words: [UInt64] = []
@@ -113,7 +113,7 @@ import Testing
     }
 
     /// A kernel whose MADV_GUARD_INSTALL runs out of memory after the first page.
-    final class HalfGuarding: ForwardingKernel, @unchecked Sendable {
+    final class HalfGuarding: ForwardingSystemCalls, @unchecked Sendable {
         var failures = 0
 
         override func madvise(_ address: UInt, _ length: Int, _ advice: Int32) -> Int {

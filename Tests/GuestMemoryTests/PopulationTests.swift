@@ -287,7 +287,7 @@ import Testing
 }
 
 /// The kernel of this machine, on which a file is rewritten right after it was first read.
-private final class RewritingKernel: ForwardingKernel, @unchecked Sendable {
+private final class RewritingKernel: ForwardingSystemCalls, @unchecked Sendable {
     private let path: String
     private var reads = 0
 

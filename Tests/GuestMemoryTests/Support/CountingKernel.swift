@@ -4,7 +4,7 @@ import CGmem
 
 /// Keeps the books of descriptors and mappings that the library takes and gives back. By the calls, not by
 /// /proc: other tests of this process open descriptors meanwhile.
-final class CountingKernel: ForwardingKernel, @unchecked Sendable {
+final class CountingKernel: ForwardingSystemCalls, @unchecked Sendable {
     private let lock = Lock()
     private var descriptors: Set<Int32> = []
     private var mappings: [UInt: Int] = [:]

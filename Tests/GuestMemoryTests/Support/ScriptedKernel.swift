@@ -4,7 +4,7 @@ import CGmem
 
 /// A kernel that answers conversions from a script, on a clock that only sleeping moves. For tests of what
 /// the library does with an answer; what a kernel answers is the emulator's business.
-final class ScriptedKernel: ForwardingKernel, @unchecked Sendable {
+final class ScriptedKernel: ForwardingSystemCalls, @unchecked Sendable {
     struct Conversion: Equatable {
         var offset: UInt64
         var size: UInt64
