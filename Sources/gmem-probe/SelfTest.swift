@@ -46,7 +46,7 @@ struct SelfTest {
                 RegionRequest(address: 0, size: low, slot: 0),
                 RegionRequest(address: Self.highRegion, size: 16 * page, slot: 1),
             ], initially: .private, require: .emulated)
-        step("create", "\(low >> 20) MiB at 0 and \(16 * page >> 10) KiB at 4 GiB, all private; \(memory.method)")
+        step("create", "\(low >> 20) MiB at 0 and \(16 * page >> 10) KiB at 4 GiB, all private; \(memory.method)\(mechanism(vm))")
 
         let everything = GuestRange(address: 0, size: low)
         try memory.preallocate(everything)
@@ -80,6 +80,12 @@ struct SelfTest {
                 + "at most \(statistics.mixedFrames2MPeak) mixed 2 MiB frames")
         print("  policy: \(ConversionPolicy.vmm)")
         return level
+    }
+
+    /// How an emulated kernel keeps the host out, which depends on the machine.
+    private func mechanism(_ vm: VirtualMachine) -> String {
+        guard let emulated = vm.system as? EmulatedKernel else { return "" }
+        return emulated.mechanism == .userfaultfd ? ", by userfaultfd" : ", by holes (no userfaultfd here)"
     }
 
     // MARK: Steps

@@ -16,7 +16,9 @@ struct EmulatorSetup: Sendable, CustomStringConvertible {
 
     static let mechanisms: [EmulatedKernel.Mechanism] = {
         let automatic = try? EmulatedKernel(.linuxNext)
-        return automatic?.mechanism == .userfaultfd ? [.userfaultfd, .holes] : [.holes]
+        if automatic?.mechanism == .userfaultfd { return [.userfaultfd, .holes] }
+        print("left out: the emulator's tests with userfaultfd, which is not to be had here (seccomp, old kernel)")
+        return [.holes]
     }()
 
     static let all: [EmulatorSetup] = mechanisms.flatMap { mechanism in
