@@ -13,6 +13,7 @@ public struct PopulationOptions: Sendable {
     /// Told how many bytes of the plan are in place, on the calling thread; `false` stops.
     public var progress: (@Sendable (_ done: UInt64, _ total: UInt64) -> Bool)?
 
+    /// What becomes of whole pages of zeros.
     public enum Zeros: Sendable {
         /// Holes are punched (`fallocate(PUNCH_HOLE)`): the pages read as zeros whatever was there, and have
         /// no memory until they are touched. Takes back what `preallocate` gave them.
@@ -35,6 +36,7 @@ public struct PopulationPreview: Sendable {
     /// Frames of the files that are uniform now and will hold both states meanwhile: what a kernel with
     /// huge pages has to split. Guest-physical addresses of their first bytes.
     public var splitFrames2M: [UInt64]
+    /// The same for 1 GiB frames.
     public var splitFrames1G: [UInt64]
     /// Conversion calls, both ways.
     public var conversionCalls: Int

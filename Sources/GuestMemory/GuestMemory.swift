@@ -11,6 +11,7 @@ public final class GuestMemory: @unchecked Sendable {
     public let level: PrivacyLevel
     /// How pages change their state.
     public let method: ConversionMethod
+    /// The VM whose memory this is; it stays when the memory is closed.
     public let virtualMachine: VirtualMachine
     /// What the kernel was asked and answered before this memory was made.
     public let capabilities: MemoryCapabilities

@@ -2,10 +2,13 @@
 public struct MemoryStatistics: Sendable {
     /// Sums since creation.
     public struct Counters: Sendable {
-        /// Conversions that changed something, and the pages they changed.
+        /// Requests for shared that changed something.
         public var conversionsToShared: UInt64 = 0
+        /// Requests for private that changed something.
         public var conversionsToPrivate: UInt64 = 0
+        /// Pages that became shared.
         public var pagesToShared: UInt64 = 0
+        /// Pages that became private.
         public var pagesToPrivate: UInt64 = 0
         /// Requests for a state that every page was in already.
         public var unchanged: UInt64 = 0
@@ -13,22 +16,29 @@ public struct MemoryStatistics: Sendable {
         public var failed: UInt64 = 0
         /// Pages that failed requests converted back.
         public var pagesUndone: UInt64 = 0
-        /// EAGAIN and ENOMEM answers of the kernel, and pauses made because of them.
+        /// EAGAIN answers of the kernel.
         public var busyAnswers: UInt64 = 0
+        /// ENOMEM answers of the kernel.
         public var noMemoryAnswers: UInt64 = 0
+        /// Waits: because of those answers, or of a lease, a copy or another conversion.
         public var pauses: UInt64 = 0
         /// Times a conversion had to wait for a lease or a copy.
         public var leaseWaits: UInt64 = 0
     }
 
+    /// Sums since creation.
     public var counters = Counters()
-    /// Bytes by state.
+    /// Bytes of the regions that are shared now.
     public var sharedBytes: UInt64 = 0
+    /// Bytes of the regions that are private now.
     public var privateBytes: UInt64 = 0
-    /// Frames of the files that hold both states now, and the most there ever were at once.
+    /// 2 MiB frames of the files that hold both states now: what cannot be mapped whole.
     public var mixedFrames2M = 0
+    /// The most there ever were at once in each file, added up.
     public var mixedFrames2MPeak = 0
+    /// 1 GiB frames of the files that hold both states now.
     public var mixedFrames1G = 0
+    /// The most there ever were at once in each file, added up.
     public var mixedFrames1GPeak = 0
     /// Leases and copies under way.
     public var leases = 0

@@ -1,5 +1,6 @@
 /// What a VMM asks for: guest-physical bytes, the memslot they belong to, and the file behind them.
 public struct RegionRequest: Sendable {
+    /// The file behind a region.
     public enum Backing: Sendable {
         /// A new guest_memfd of the region's size.
         case new
@@ -13,8 +14,10 @@ public struct RegionRequest: Sendable {
     public var range: GuestRange
     /// The KVM slot to bind the region to; nil when the VMM makes the memslot itself.
     public var slot: UInt32?
+    /// The file behind it.
     public var backing: Backing
 
+    /// `address` and `size` in bytes, multiples of the page.
     public init(address: UInt64, size: UInt64, slot: UInt32? = nil, backing: Backing = .new) {
         self.range = GuestRange(address: address, size: size)
         self.slot = slot
@@ -24,6 +27,7 @@ public struct RegionRequest: Sendable {
 
 /// A region as it is, for the VMM's own calls. The descriptor and the mappings stay ours.
 public struct RegionInfo: Sendable {
+    /// Guest-physical bytes.
     public let range: GuestRange
     /// The slot we bound, nil when the VMM did.
     public let slot: UInt32?

@@ -7,10 +7,13 @@ public final class SharedLease: @unchecked Sendable {
     public struct Segment: Sendable {
         /// Where the host sees the first of them. Good while the lease stands.
         public var hostAddress: UInt
+        /// Bytes.
         public var count: Int
     }
 
+    /// What is leased.
     public let range: GuestRange
+    /// Whose it is, as errors name it.
     public let label: String
     /// The range as the host sees it, in order: one segment for each region it lies in.
     public let segments: [Segment]

@@ -31,6 +31,7 @@ public struct ConversionPolicy: Sendable {
         }
     }
 
+    /// What `onBusy` answers.
     public enum Decision: Sendable {
         /// Wait a little, then try again.
         case backOff
@@ -40,6 +41,7 @@ public struct ConversionPolicy: Sendable {
         case giveUp
     }
 
+    /// What pages mean that belong to no region.
     public enum Holes: Sendable {
         /// A page that belongs to no region makes the range invalid; nothing is converted.
         case refuse
@@ -47,6 +49,7 @@ public struct ConversionPolicy: Sendable {
         case skip
     }
 
+    /// What becomes of the runs that were converted before the one that failed.
     public enum OnFailure: Sendable {
         /// Undo where contents survive a conversion, keep on SNP and TDX.
         case byVMType
@@ -56,6 +59,7 @@ public struct ConversionPolicy: Sendable {
         case keep
     }
 
+    /// What a page that somebody holds until the deadline means for the others.
     public enum HeldPages: Sendable {
         /// The whole conversion fails, naming the page.
         case fail
@@ -75,6 +79,7 @@ public struct ConversionPolicy: Sendable {
     public var deadline: UInt64
     /// Attempts in all when the kernel has no memory for its bookkeeping.
     public var noMemoryTries = 3
+    /// What a page held until the deadline means for the others.
     public var heldPages = HeldPages.fail
     /// What a hole in the range means.
     public var holes = Holes.refuse
@@ -93,6 +98,7 @@ public struct ConversionPolicy: Sendable {
     /// For a vCPU thread, whose guest waits with interrupts off: up to 1 s.
     public static var vcpu: ConversionPolicy { ConversionPolicy(deadline: 1_000_000_000) }
 
+    /// The defaults, with a deadline in nanoseconds from the first refusal.
     public init(deadline: UInt64) { self.deadline = deadline }
 }
 

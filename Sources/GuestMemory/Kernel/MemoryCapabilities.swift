@@ -37,6 +37,7 @@ public struct MemoryCapabilities: Sendable {
     public internal(set) var canMap = false
     /// The state of a new mappable file without bit 1, nil where files cannot be mapped.
     public internal(set) var defaultState: Shareability?
+    /// What bit 1 of the creation flags does here.
     public internal(set) var flagBit1 = FlagBit1.none
     /// Whether guard pages work on a file that is shared for life (Linux 6.15, and 6.18 for the file).
     public internal(set) var canGuard = false

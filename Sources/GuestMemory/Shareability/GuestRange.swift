@@ -8,11 +8,13 @@ public struct GuestRange: BitwiseCopyable, Equatable, Sendable {
     /// Bytes.
     public var size: UInt64
 
+    /// Any address and size, in bytes; see the type.
     public init(address: UInt64, size: UInt64) {
         self.address = address
         self.size = size
     }
 
+    /// The addresses of a half-open range.
     public init(_ range: Range<UInt64>) {
         self.init(address: range.lowerBound, size: range.upperBound - range.lowerBound)
     }

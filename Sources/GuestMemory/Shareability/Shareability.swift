@@ -5,6 +5,7 @@ public enum Shareability: UInt8, BitwiseCopyable, Equatable, Sendable, CaseItera
     /// The guest and the host.
     case shared = 1
 
+    /// The other one.
     public var opposite: Shareability { self == .private ? .shared : .private }
 }
 

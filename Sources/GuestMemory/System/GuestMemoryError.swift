@@ -48,6 +48,7 @@ public struct GuestMemoryError: Error, Sendable {
         public static let deadlock = Code(20)
     }
 
+    /// What kind of failure: what programs decide by.
     public var code: Code
     /// The call that failed or would have been made, e.g. `KVM_CREATE_GUEST_MEMFD`.
     public var operation: String
@@ -60,6 +61,7 @@ public struct GuestMemoryError: Error, Sendable {
     /// What state a failed conversion left (of `populate`: what is still shared); nil where none began.
     public var outcome: ConversionOutcome?
 
+    /// For tests of code that handles errors.
     public init(
         _ code: Code, _ operation: String, _ errno: LinuxErrno? = nil, range: GuestRange? = nil,
         _ message: String
