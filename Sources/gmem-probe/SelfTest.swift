@@ -46,7 +46,9 @@ struct SelfTest {
                 RegionRequest(address: 0, size: low, slot: 0),
                 RegionRequest(address: Self.highRegion, size: 16 * page, slot: 1),
             ], initially: .private, require: .emulated)
-        step("create", "\(low >> 20) MiB at 0 and \(16 * page >> 10) KiB at 4 GiB, all private; \(memory.method)\(mechanism(vm))")
+        step(
+            "create",
+            "\(low >> 20) MiB at 0 and \(16 * page >> 10) KiB at 4 GiB, all private; \(memory.method)\(mechanism(vm))")
 
         let everything = GuestRange(address: 0, size: low)
         try memory.preallocate(everything)
