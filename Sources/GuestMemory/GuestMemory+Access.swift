@@ -26,7 +26,9 @@ extension GuestMemory {
     ///
     /// - Parameter range: bytes, not empty, within one region: two regions need not be neighbours here.
     public func hostAddress(of range: GuestRange) throws(GuestMemoryError) -> UInt {
-        regions[try region(holding: range, "hostAddress")].hostAddress(range.address)
+        let index = try region(holding: range, "hostAddress")
+        try claims.lock.withLock { () throws(GuestMemoryError) in try checkOpen("hostAddress") }
+        return regions[index].hostAddress(range.address)
     }
 
     /// Runs `body` on the host's view of a shared range, which stays shared meanwhile.
@@ -176,6 +178,7 @@ extension GuestMemory {
     }
 
     func endAccess(_ claim: UInt64) {
+        if isForked { return }
         let wake = claims.lock.withLock { claims.remove(claim) }
         if wake { claims.wakeWaiters() }
     }

@@ -69,7 +69,9 @@ extension GuestMemory {
         claims.lock.lock()
         do throws(GuestMemoryError) {
             try checkOpen("convert")
-            try wait(&request, "a conversion of an overlapping range is under way") { $0.isConversion }
+            try wait(&request, "convert to \(wanted)", "a conversion of an overlapping range is under way") {
+                $0.isConversion
+            }
         } catch {
             claims.lock.unlock()
             throw error
@@ -210,7 +212,7 @@ extension GuestMemory {
     /// Under the lock; when it throws, the lock and the claim are released.
     private func waitForAccesses(_ request: inout ConversionRequest) throws(GuestMemoryError) -> Bool {
         do throws(GuestMemoryError) {
-            try wait(&request, "it is leased") { $0 == .access }
+            try wait(&request, "convert to private", "it is leased") { $0 == .access }
             return false
         } catch {
             if error.code == .held, request.policy.heldPages == .convertAround {
@@ -231,40 +233,42 @@ extension GuestMemory {
 
     /// Claims a range for something else than a conversion or an access, once nobody is in its way.
     func beginUse(
-        _ range: GuestRange, _ end: UInt64, _ operation: StaticString, _ kind: Claims.Claim.Kind
+        _ range: GuestRange, _ end: UInt64, _ operation: StaticString, _ kind: Claims.Claim.Kind,
+        _ policy: ConversionPolicy
     ) throws(GuestMemoryError) -> UInt64 {
-        var request = ConversionRequest(range, end, to: .private, .vmm, thread: cgmem_thread_self(), on: system)
+        var request = ConversionRequest(range, end, to: .private, policy, thread: cgmem_thread_self(), on: system)
         claims.lock.lock()
         defer { claims.lock.unlock() }
         try checkOpen(operation)
-        if kind == .toPrivate { try wait(&request, "the range is being converted") { $0 != .allocation } }
+        if kind == .toPrivate {
+            try wait(&request, "\(operation)", "the range is being converted") { $0 != .allocation }
+        }
         return claims.add(kind, range.address, end, thread: request.thread)
     }
 
     /// Until no claim of these kinds overlaps the request. Under the lock, which is released meanwhile.
     private func wait(
-        _ request: inout ConversionRequest, _ reason: StaticString, for matches: (Claims.Claim.Kind) -> Bool
+        _ request: inout ConversionRequest, _ operation: String, _ reason: StaticString,
+        for matches: (Claims.Claim.Kind) -> Bool
     ) throws(GuestMemoryError) {
-        var refusals = request.policy.immediateRetries
+        var waits = 0
         while let holder = claims.first(overlapping: request.range.address, request.end, where: matches) {
-            if holder.thread == request.thread { throw deadlock(request, holder) }
-            if refusals == request.policy.immediateRetries, holder.kind == .access {
-                shared.value.counters.leaseWaits += 1
-            }
-            refusals += 1
+            if holder.thread == request.thread { throw deadlock(request, operation, holder) }
+            if waits == 0, holder.kind == .access { shared.value.counters.leaseWaits += 1 }
+            waits += 1
             let holders = claims.labels(overlapping: request.range.address, request.end)
             do throws(RetryLoop.Failure) {
-                try request.loop.await(claims, refusals) {
+                try request.loop.await(claims, waits) {
                     self.busyPlace(max(holder.start, request.range.address), leases: holders)
                 }
             } catch {
                 if case .held = error, holder.kind != .access {
                     throw GuestMemoryError(
-                        .held, "convert to \(request.wanted)", .again, range: request.range,
+                        .held, operation, .again, range: request.range,
                         "\(reason), and did not end in \(request.loop.elapsed / 1_000_000) ms")
                 }
                 throw error.described(
-                    "convert to \(request.wanted)",
+                    operation,
                     GuestRange(address: holder.start, size: holder.end - holder.start),
                     elapsed: request.loop.elapsed, holders: named(holders, since: holder.since))
             }
@@ -277,9 +281,11 @@ extension GuestMemory {
         return ["\"\(first)\", for \((system.now() - since) / 1_000_000) ms"] + holders.dropFirst().map { "\"\($0)\"" }
     }
 
-    private func deadlock(_ request: ConversionRequest, _ holder: Claims.Claim) -> GuestMemoryError {
+    private func deadlock(
+        _ request: ConversionRequest, _ operation: String, _ holder: Claims.Claim
+    ) -> GuestMemoryError {
         GuestMemoryError(
-            .deadlock, "convert to \(request.wanted)", .deadlock, range: request.range,
+            .deadlock, operation, .deadlock, range: request.range,
             holder.kind == .access
                 ? "this thread is inside \"\(claims.label(of: holder))\" on \(hex(holder.start))..<\(hex(holder.end)): leave it first"
                 : "this thread is inside a conversion of \(hex(holder.start))..<\(hex(holder.end)): a hook may not "

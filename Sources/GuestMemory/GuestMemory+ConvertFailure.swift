@@ -29,7 +29,7 @@ extension GuestMemory {
     func heldAround(_ request: ConversionRequest) -> GuestMemoryError {
         var error = RetryLoop.Failure.held(page: 0, byHook: false).described(
             "\(method.call(to: request.wanted))", request.heldPages[0], elapsed: request.loop.elapsed)
-        error.message += ". \(request.heldPages.count) held pages were left, everything else is converted"
+        error.message += ". What is held was left (\(request.heldPages.count) parts), everything else is converted"
         error.outcome = request.journal.count == 0 ? .failed : .partial(guestRanges(request.journal))
         return error
     }

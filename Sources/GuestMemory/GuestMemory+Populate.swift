@@ -54,7 +54,8 @@ extension GuestMemory {
     /// Whole pages of zeros are not written but punched out, whatever was there (`PopulationOptions.zeros`);
     /// holes of sparse files are not even shared.
     ///
-    /// When pages cannot be made private again, `outcome` is `.partial` with the runs that are still shared.
+    /// When it throws after that check, `outcome` says which pages that were private are still shared:
+    /// `.failed` (none), `.partial` or, when nothing may be converted any more, `.poisoned`.
     ///
     /// Throws `overlap`, `notGuestMemory`, `badSize` (an empty item), `badDescriptor`, `shortSource` (a file
     /// that is shorter than said, or shrinks), `held`, `cancelled`, `verifyFailed`; `unsupported` for SNP
@@ -63,15 +64,32 @@ extension GuestMemory {
         _ plan: PopulationPlan, _ options: PopulationOptions = PopulationOptions()
     ) throws(GuestMemoryError) {
         let job = try prepare(plan, options.zeros)
-        for hole in job.holes { try discard(hole) }
-        // The plan owns what the pieces point to.
-        try withExtendedLifetime(plan) { () throws(GuestMemoryError) in
-            if job.convertsByWindow {
-                try write(job, options)
-            } else {
-                try whileShared(job.privateRuns, options) { () throws(GuestMemoryError) in try write(job, options) }
+        do throws(GuestMemoryError) {
+            for hole in job.holes { try discard(hole, policy: options.policy) }
+            // The plan owns what the pieces point to.
+            try withExtendedLifetime(plan) { () throws(GuestMemoryError) in
+                if job.convertsByWindow {
+                    try write(job, options)
+                } else {
+                    try whileShared(job.privateRuns, options) { () throws(GuestMemoryError) in
+                        try write(job, options)
+                    }
+                }
             }
+        } catch {
+            throw withWhatIsLeft(of: job, error)
         }
+    }
+
+    /// The first error of a population, with the state of things after all of it: which pages that were
+    /// private are still shared, by the ledger.
+    private func withWhatIsLeft(of job: PopulationJob, _ error: GuestMemoryError) -> GuestMemoryError {
+        let left = job.privateRuns.flatMap { runs(in: $0, .shared) }
+        let isPoisoned = claims.lock.withLock { shared.value.state == .poisoned }
+        var error = error
+        error.outcome = isPoisoned ? .poisoned(left) : left.isEmpty ? .failed : .partial(left)
+        if !left.isEmpty { error.message += ". The runs in the outcome were private and are still shared" }
+        return error
     }
 
     /// What `populate` would do now. Checks the plan as `populate` does.
@@ -100,7 +118,11 @@ extension GuestMemory {
                     let count = min(perFrame, region.ledger.pageCount - first)
                     let whole = PageRange(start: first, count: count)
                     if pages.start <= first && pages.end >= whole.end { continue }
-                    let address = region.guestRange(whole).address
+                    // The frame is the file's, and may begin before the region does.
+                    let before = region.bytes(first)
+                    let address =
+                        before < region.fileOffset
+                        ? region.range.address : region.range.address + (before - region.fileOffset)
                     if frames.last != address,
                         claims.lock.withLock({ region.ledger.uniformState(of: whole) }) != nil
                     {
@@ -145,43 +167,24 @@ extension GuestMemory {
     private func whileShared(
         _ runs: [GuestRange], _ options: PopulationOptions, _ work: () throws(GuestMemoryError) -> Void
     ) throws(GuestMemoryError) {
-        for (index, run) in runs.enumerated() {
-            do throws(GuestMemoryError) {
-                try convert(run, to: .shared, policy: options.policy)
-            } catch {
-                // Those before it go back; a run that fails goes back by itself.
-                try makePrivate(runs[..<index], options, because: error)
-                throw error
-            }
-        }
         var failure: GuestMemoryError?
-        do throws(GuestMemoryError) { try work() } catch { failure = error }
-        try makePrivate(runs[...], options, because: failure)
-        if let failure { throw failure }
-    }
-
-    /// Makes every one of the runs private that can be; then throws, with the rest in the outcome, if any
-    /// could not.
-    private func makePrivate(
-        _ runs: ArraySlice<GuestRange>, _ options: PopulationOptions, because first: GuestMemoryError?
-    ) throws(GuestMemoryError) {
-        // Cancelling stops the writing, not the cleaning up.
+        do throws(GuestMemoryError) {
+            for run in runs { try convert(run, to: .shared, policy: options.policy) }
+            try work()
+        } catch {
+            failure = error
+        }
+        // Cancelling stops the writing, not the cleaning up; and one run that cannot be made private keeps no
+        // other shared. Those that never were shared cost nothing.
         var policy = options.policy
         policy.isCancelled = nil
-        var failure: GuestMemoryError?
-        var left: [GuestRange] = []
         for run in runs {
             do throws(GuestMemoryError) {
                 try convert(run, to: .private, policy: policy)
             } catch {
                 if failure == nil { failure = error }
-                left.append(run)
             }
         }
-        guard var failure else { return }
-        failure.message += first.map { ". Before that: \($0.message)" } ?? ". The payload is in place"
-        failure.message += ". The runs in the outcome are still shared"
-        if case .poisoned = failure.outcome {} else { failure.outcome = .partial(left) }
-        throw failure
+        if let failure { throw failure }
     }
 }

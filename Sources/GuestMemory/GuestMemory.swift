@@ -211,10 +211,13 @@ public final class GuestMemory: @unchecked Sendable {
     /// The runs of a range that are in a state now, in order, merged within each region: what to map into a
     /// device, or to dump. Pages that belong to no region are in no state.
     public func runs(in range: GuestRange, _ state: Shareability) -> [GuestRange] {
-        guard !isForked, let whole = range.roundedOut(to: pageMask + 1), let end = whole.end else { return [] }
+        // Whatever lies beyond the last region is in no state, so the range may be as large as it likes.
+        let last = regions.last?.end ?? 0
+        if isForked || range.size == 0 || range.address >= last { return [] }
+        let end = min(last, (min(last, range.end ?? .max) + pageMask) & ~pageMask)
         var result: [GuestRange] = []
         claims.lock.withLock {
-            var at = whole.address
+            var at = range.address & ~pageMask
             while let piece = nextPiece(at, end) {
                 let region = regions[piece.region]
                 let pages = region.pages(piece.start, piece.end)

@@ -1,3 +1,5 @@
+import CGmem
+
 /// What a VMM asks for: guest-physical bytes, the memslot they belong to, and the file behind them.
 public struct RegionRequest: Sendable {
     /// The file behind a region.
@@ -85,6 +87,9 @@ struct Region: BitwiseCopyable {
             count: Int(truncatingIfNeeded: (end &- start) &>> shift))
     }
 
+    /// Bytes of so many pages.
+    func bytes(_ pages: Int) -> UInt64 { UInt64(pages) << UInt64(converter.pageShift) }
+
     /// All of its pages.
     var pages: PageRange { pages(range.address, end) }
 
@@ -152,6 +157,13 @@ final class MemoryFile {
         hostView = nil
         guestView = nil
         file = nil
+    }
+
+    /// Takes pages out of the guest view's page table; they come back when KVM asks for them.
+    func dropGuestView(of pages: PageRange, on system: any SystemCalls) {
+        _ = system.madvise(
+            guestViewAddress + UInt(pages.start) << UInt(converter.pageShift), pages.count << converter.pageShift,
+            CGMEM_MADV_DONTNEED)
     }
 
     /// The kernel's word on one page, by way of the host's view.

@@ -36,6 +36,8 @@ public final class SharedLease: @unchecked Sendable {
 
     /// Lets go. From any thread, and as often as one likes.
     public func release() {
+        // A forked child's copy of the lock may be one that nobody will release.
+        if memory.isForked { return }
         let wake = memory.claims.lock.withLock {
             if isReleased { return false }
             isReleased = true

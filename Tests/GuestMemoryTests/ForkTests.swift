@@ -4,12 +4,17 @@ import Testing
 
 @testable import GuestMemory
 
+/// The lease that a child tries to release: a C function takes one pointer only.
+nonisolated(unsafe) private var childsLease: SharedLease?
+
 /// A forked child has no part in its parent's guest memory, is told so, and harms nothing.
-@Suite struct ForkTests {
+@Suite(.serialized) struct ForkTests {
     @Test(arguments: TestKernel.available)
     func everyCallSaysClosed(kernel: TestKernel) throws {
         let memory = try kernel.memory()
         try memory.convert(pages(0), to: .shared)
+        let lease = try memory.lease(pages(0), label: "parent")
+        unsafe childsLease = lease
         // Threads that hold the memory's lock most of the time, also when it is forked.
         let isOver = Locked(false)
         let contenders = (0..<2).map { _ in
@@ -23,6 +28,8 @@ import Testing
         isOver.withLock { $0 = true }
         while !contenders.allSatisfy(\.isFinished) { sched_yield() }
         #expect(try memory.read(1, at: 0) == [0])
+        unsafe childsLease = nil
+        lease.release()
         try memory.close()
     }
 
@@ -52,6 +59,7 @@ private func useAsChild(_ context: UnsafeMutableRawPointer?) -> Int32 {
     if !isClosed({ () throws(GuestMemoryError) in try memory.preallocate(pages(0)) }) { return 4 }
     if !isClosed({ () throws(GuestMemoryError) in try memory.populate(PopulationPlan([1], at: 0)) }) { return 5 }
     if !isClosed({ () throws(GuestMemoryError) in try memory.close() }) { return 6 }
+    unsafe childsLease?.release()
     if memory.shareability(at: 0) != nil || !memory.regionInfos.isEmpty { return 7 }
     if memory.statistics.privateBytes != 0 || memory.mappingSize(at: 0) != nil { return 8 }
     return 0

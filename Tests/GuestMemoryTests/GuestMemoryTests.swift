@@ -228,6 +228,8 @@ import Testing
         #expect(memory.runs(in: everything, .shared) == [pages(2, 3), pages(7), pages(8)])
         #expect(memory.runs(in: everything, .private) == [pages(0, 2), pages(5, 2), pages(9, 7)])
         #expect(memory.runs(in: GuestRange(address: .max, size: 5), .shared).isEmpty)
+        #expect(memory.runs(in: GuestRange(address: 1, size: 0), .private).isEmpty)
+        #expect(memory.runs(in: GuestRange(address: 0, size: .max), .shared) == [pages(2, 3), pages(7), pages(8)])
         let lease = try memory.lease(GuestRange(address: 8 * pageBytes - 4, size: 10), label: "ring")
         #expect(lease.segments.map(\.count) == [4, 6])
         try memory.write([1, 2, 3, 4, 5, 6, 7, 8, 9, 10].span, at: 8 * pageBytes - 4)
@@ -236,6 +238,52 @@ import Testing
         lease.release()
         #expect(error { () throws(GuestMemoryError) in try memory.read(-1, at: 0) }?.code == .badRange)
         #expect(error { () throws(GuestMemoryError) in try memory.read(1 << 44, at: 0) }?.code == .notGuestMemory)
+        try memory.close()
+    }
+
+    /// What the guest has mapped is discarded too, and the host stays out of what is private.
+    @Test(arguments: TestKernel.available)
+    func discardingKeepsTheHostOut(kernel: TestKernel) throws {
+        let memory = try kernel.memory([RegionRequest(address: 0, size: 16 * pageBytes, slot: 0)])
+        try memory.convert(pages(4, 4), to: .shared)
+        if kernel == .process {
+            // As KVM does, which fetches guest pages through this view.
+            let view = memory.regionInfos[0].guestViewAddress
+            for index in 0..<16 {
+                #expect(
+                    unsafe ctouch_write(
+                        UnsafeMutableRawPointer(bitPattern: view + UInt(index) * UInt(pageBytes))!, 0x5C
+                    ).signal == 0)
+            }
+        }
+        try memory.discard(pages(0, 16))
+        try memory.populate(
+            {
+                var plan = PopulationPlan(); plan.addZeros(16 * pageBytes, at: 0); return plan
+            }())
+        for index in UInt64(0)..<16 {
+            #expect(touch(memory, index * pageBytes) == ((4..<8).contains(index) ? .shared : .private))
+        }
+        try memory.convert(pages(0, 16), to: .shared)
+        #expect(try memory.read(1, at: 2 * pageBytes) == [0])
+        try memory.close()
+        #expect(error { () throws(GuestMemoryError) in try memory.hostAddress(of: pages(0)) }?.code == .closed)
+    }
+
+    @Test(arguments: TestKernel.available)
+    func anyPolicyIsTaken(kernel: TestKernel) throws {
+        let memory = try kernel.memory()
+        try memory.convert(pages(0, 2), to: .shared)
+        let lease = try memory.lease(pages(0), label: "q0")
+        var policy = ConversionPolicy(deadline: 1_000)
+        policy.immediateRetries = .max
+        policy.jitterPercent = .max
+        policy.firstPause = .max
+        policy.longestPause = .max
+        #expect(
+            error { () throws(GuestMemoryError) in try memory.convert(pages(0), to: .private, policy: policy) }?.code
+                == .held)
+        lease.release()
         try memory.close()
     }
 

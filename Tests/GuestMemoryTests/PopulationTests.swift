@@ -258,6 +258,46 @@ import Testing
     }
 
     @Test(arguments: TestKernel.available)
+    func previewOfARegionInTheMiddleOfAFrame(kernel: TestKernel) throws {
+        let vm = try kernel.machine()
+        let flags = try MemoryCapabilities.detect(vm).creationFlags(for: .shared).flags
+        let file = try GuestMemfd.create(in: vm, size: 4 << 20, flags: flags)
+        let memory = try GuestMemory.create(
+            in: vm,
+            regions: [
+                RegionRequest(
+                    address: 0, size: 2 << 20,
+                    backing: .existing(descriptor: file.descriptor, offset: 1 << 20, state: .private))
+            ], require: kernel.level)
+        let preview = try memory.preview(PopulationPlan(Self.pattern(100), at: 0))
+        #expect(preview.runsToShare == [pages(0)])
+        try memory.close()
+    }
+
+    /// Whatever fails on whichever thread: the error lists exactly the pages that stay shared.
+    @Test(
+        .enabled(if: TestKernel.available.contains(.process), "level process is not to be had here"), arguments: [1, 2])
+    func pagesLeftSharedAreAllListed(threads: Int) throws {
+        let kernel = DialectTests.HalfGuarding()
+        let vm = try KVMDevice.open(on: kernel).createVirtualMachine()
+        let memory = try GuestMemory.create(
+            in: vm, regions: [RegionRequest(address: 0, size: 64 << 20)], require: .process)
+        kernel.failures = .max
+        var options = PopulationOptions()
+        options.threads = threads
+        options.policy.deadline = 1_000_000
+        let failure = error { () throws(GuestMemoryError) in
+            try memory.populate(PopulationPlan(Self.pattern(40 << 20), at: 0), options)
+        }
+        kernel.failures = 0
+        #expect(failure?.code == .noMemory)
+        #expect(failure?.outcome == .partial(memory.runs(in: GuestRange(address: 0, size: .max), .shared)))
+        #expect(memory.statistics.sharedBytes >= 8 << 20)
+        try memory.convert(GuestRange(address: 0, size: 64 << 20), to: .private)
+        try memory.close()
+    }
+
+    @Test(arguments: TestKernel.available)
     func verificationCatchesAnotherWriter(kernel: TestKernel) throws {
         let memory = try kernel.memory()
         let source = UnsafeMutableRawPointer.allocate(byteCount: Int(64 * pageBytes), alignment: 4096)

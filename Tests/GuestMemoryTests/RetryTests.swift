@@ -194,6 +194,19 @@ import Testing
         #expect(kernel.time - 1_000_000 == 1_000_000, "the held pages share one deadline")
     }
 
+    @Test func pausesOfAnyLengthAreTaken() {
+        kernel.held = [20 * page]
+        var policy = ConversionPolicy(deadline: 1_000)
+        policy.jitterPercent = .max
+        policy.firstPause = .max
+        policy.longestPause = .max
+        guard case .held = failure(policy) else {
+            Issue.record("not held")
+            return
+        }
+        #expect(kernel.pauses.allSatisfy { $0 <= 1_000 })
+    }
+
     @Test func guardPagesAreNeverBusyAtAnOffset() {
         let guards = FileConverter(
             method: .guardPages, descriptor: 99, hostView: 1 << 40, pageShift: 12)

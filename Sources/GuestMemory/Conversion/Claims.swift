@@ -114,14 +114,6 @@ package final class Claims: @unchecked Sendable {
         return true
     }
 
-    /// Makes a conversion's claim one to private: no new access begins in its range.
-    package func turnPrivate(_ id: UInt64) {
-        for index in 0..<list.value.count {
-            // SAFETY: one of the count that are initialized.
-            if unsafe list.value.claims[index].id == id { unsafe list.value.claims[index].kind = .toPrivate }
-        }
-    }
-
     /// The first claim of one of these kinds that overlaps the bytes.
     @inline(__always)
     package func first(overlapping start: UInt64, _ end: UInt64, where matches: (Claim.Kind) -> Bool) -> Claim? {
