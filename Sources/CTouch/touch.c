@@ -78,6 +78,10 @@ long ctouch_pin(int pipe_writing_end, void *page, unsigned long count) {
 int ctouch_in_child(int (*body)(void *context), void *context) {
     pid_t child = fork();
     if (child == 0) {
+        // Worker threads run with signals blocked, and the child is a copy of one.
+        sigset_t all;
+        sigfillset(&all);
+        sigprocmask(SIG_UNBLOCK, &all, NULL);
         alarm(10);
         _exit(body(context));
     }

@@ -4,7 +4,7 @@ import Testing
 @testable import GuestMemory
 
 /// The kernels that one test body runs on: the emulator in its dialects, and what this machine really has.
-enum TestKernel: String, CaseIterable, CustomTestStringConvertible, Sendable {
+enum TestKernel: String, CaseIterable, Codable, CustomTestStringConvertible, Sendable {
     case emulated1
     case emulated2b
     case process
