@@ -53,7 +53,7 @@ private final class Fragmented {
             shared += run.start..<run.end
             rest = PageRange(start: run.end, count: tebibyte - run.end)
         }
-        var random = Random(seed: 6)
+        var random = SeededRandom(seed: 6)
         return pages.map { random.next(below: 2) == 0 ? $0 : shared[random.next(below: shared.count)] }
     }()
     lazy var flips = Flips(Array(mixture.prefix(500_000)), of: &ledgers.map.value)

@@ -5,25 +5,9 @@ let pageSize = 4096
 let gibibyte = (1 << 30) / pageSize
 let tebibyte = 1024 * gibibyte
 
-/// Numbers that look random, the same in every run.
-struct Random {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next(below bound: Int) -> Int {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        mixed ^= mixed >> 31
-        return Int(truncatingIfNeeded: mixed.multipliedFullWidth(by: UInt64(bound)).high)
-    }
-}
-
 /// Numbers drawn before the clock runs, so that drawing them is not measured.
 func randomNumbers(_ count: Int, below bound: Int, seed: UInt64) -> [Int] {
-    var random = Random(seed: seed)
+    var random = SeededRandom(seed: seed)
     return (0..<count).map { _ in random.next(below: bound) }
 }
 
@@ -54,7 +38,7 @@ final class Ledgers {
     /// 1 TiB, private but for 1,000,000 shared pages anywhere.
     static func fragmentedTebibyte() -> Ledgers {
         let result = Ledgers(pages: tebibyte)
-        var random = Random(seed: 1)
+        var random = SeededRandom(seed: 1)
         var drawn = Flips()
         while result.map.value.sharedPages < 1_000_000 {
             let page = random.next(below: tebibyte)

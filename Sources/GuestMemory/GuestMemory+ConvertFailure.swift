@@ -36,11 +36,7 @@ extension GuestMemory {
 
     private func commit(_ request: inout ConversionRequest, _ runs: [PageRange], in region: Int) {
         claims.lock.withLock {
-            for run in runs {
-                regions[region].ledger.set(run, to: request.wanted)
-                request.pages += UInt64(run.count)
-                request.journal.append(.init(region: region, run: run))
-            }
+            for run in runs { commit(&request, .init(region: region, run: run)) }
         }
     }
 

@@ -26,7 +26,7 @@ import Testing
         let seed = UInt64.random(in: 1 ... .max)
         print("overlappingConversionsAgreeInTheEnd: seed \(seed)")
         together(4) { thread in
-            var random = SplitMix(state: seed &+ UInt64(thread))
+            var random = SeededRandom(seed: seed &+ UInt64(thread))
             for _ in 0..<300 {
                 let start = random.next() % 200
                 let count = 1 + random.next() % 40
@@ -143,17 +143,5 @@ import Testing
         }
         #expect(memory.statistics.counters.pauses == 1)
         try memory.close()
-    }
-}
-
-/// A small generator that is the same everywhere (SplitMix64).
-struct SplitMix {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
     }
 }

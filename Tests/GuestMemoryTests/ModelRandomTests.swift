@@ -65,7 +65,7 @@ import Testing
     /// The model of the huge sizes against the model of the small ones.
     @Test func modelsAgree() {
         let size = Size(pages: 3000, pageSize: 4096, operations: 0)
-        var random = ModelRandom(seed: ModelRandom.seed)
+        var random = SeededRandom(seed: SeededRandom.modelSeed)
         var ranges = ModelRanges(size, &random)
         let naive = NaiveModel(pageCount: size.pages, pageSize: size.pageSize, initially: .shared)
         let whole = PageRange(start: 0, count: size.pages)
@@ -81,7 +81,7 @@ import Testing
                 naive.nextRun(notIn: state, within: asked) == border.nextRun(notIn: state, within: asked),
                 naive.state(ofPage: range.start % size.pages) == border.state(ofPage: range.start % size.pages)
             else {
-                Issue.record("the models differ after \(range) to \(state), seed \(ModelRandom.seed)")
+                Issue.record("the models differ after \(range) to \(state), seed \(SeededRandom.modelSeed)")
                 return
             }
         }
@@ -91,8 +91,8 @@ import Testing
     /// after every change, and the most there ever were with it, by counting those that the change could
     /// reach. All of them, and every run, are compared now and then.
     private func compare(_ size: Size, everyStep: Bool, _ makeModel: (Shareability) -> any PageModel) {
-        let seed = ModelRandom.seed &+ UInt64(size.pages) &* 31 &+ UInt64(size.pageSize)
-        var random = ModelRandom(seed: seed)
+        let seed = SeededRandom.modelSeed &+ UInt64(size.pages) &* 31 &+ UInt64(size.pageSize)
+        var random = SeededRandom(seed: seed)
         // Half the sizes start out shared.
         let initially: Shareability = random.next(below: 2) == 0 ? .private : .shared
         guard
@@ -159,7 +159,7 @@ import Testing
                 Issue.record(
                     """
                     step \(step), kind \(what), \(range), \(state), initially \(initially): \
-                    GMEM_SEED=\(ModelRandom.seed) repeats it
+                    GMEM_SEED=\(SeededRandom.modelSeed) repeats it
                     """)
                 return
             }
@@ -205,7 +205,7 @@ struct ModelRanges {
     /// Where most of it happens, so that the same frames become mixed and uniform again many times.
     private var centres: [Int]
 
-    init(_ size: ModelRandomTests.Size, _ random: inout ModelRandom) {
+    init(_ size: ModelRandomTests.Size, _ random: inout SeededRandom) {
         pages = size.pages
         frame2M = (2 << 20) / size.pageSize
         frame1G = (1 << 30) / size.pageSize
@@ -219,7 +219,7 @@ struct ModelRanges {
 
     private func clamp(_ page: Int) -> Int { min(max(page, 0), pages) }
 
-    private mutating func near(_ random: inout ModelRandom) -> Int {
+    private mutating func near(_ random: inout SeededRandom) -> Int {
         let centre = centres[random.next(below: centres.count)]
         let spread: Int
         switch random.next(below: 8) {
@@ -235,7 +235,7 @@ struct ModelRanges {
     /// Whether ranges of this kind may span the file.
     private func isWide(_ kind: Int) -> Bool { (200..<270).contains(kind) || kind >= 385 }
 
-    mutating func next(_ random: inout ModelRandom) -> PageRange {
+    mutating func next(_ random: inout SeededRandom) -> PageRange {
         let start: Int
         let end: Int
         var kind = random.next(below: 400)

@@ -16,8 +16,6 @@ package struct RetryLoop {
         package var noMemory = 0
         /// Pauses made.
         package var pauses = 0
-
-        package var anything: Bool { busy | noMemory | pauses != 0 }
     }
 
     /// Why a run was not converted.

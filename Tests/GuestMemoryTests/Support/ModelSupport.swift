@@ -2,27 +2,9 @@ import CGmem
 
 @testable import GuestMemory
 
-/// Numbers that look random: SplitMix64, the same sequence for the same seed.
-struct ModelRandom {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
-    }
-
-    /// From 0 up to, not including, `bound`.
-    mutating func next(below bound: Int) -> Int {
-        Int(truncatingIfNeeded: next().multipliedFullWidth(by: UInt64(bound)).high)
-    }
-
+extension SeededRandom {
     /// The seed of this run: GMEM_SEED where set, else the clock's, printed so that a failure can be repeated.
-    static let seed: UInt64 = {
+    static let modelSeed: UInt64 = {
         if let text = environment("GMEM_SEED"), let seed = UInt64(text) { return seed }
         let seed = LinuxSystemCalls.shared.now()
         print("Model tests: GMEM_SEED=\(seed) repeats this run")
